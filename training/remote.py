@@ -264,7 +264,8 @@ class ReviewItems(ServiceClient):
             request = review_pb2.RemoveItemsRequest(
                 principals=principals[part], item_ids=item_ids[part]
             )
-            removed += self._remove(request)
+            call = partial(self._stub.RemoveItems, request, timeout=CALL_SECONDS)
+            removed += int(self._call(call).removed)
         return removed
 
     def reviewed(self) -> Iterator[review_pb2.ReviewedItem]:
@@ -282,10 +283,6 @@ class ReviewItems(ServiceClient):
             self._note_unknown(error, "ListQuarantinedAccounts", warning)
             return frozenset()
         return frozenset(chain.from_iterable(pages))
-
-    def _remove(self, request: review_pb2.RemoveItemsRequest) -> int:
-        reply = self._call(lambda: self._stub.RemoveItems(request, timeout=CALL_SECONDS))
-        return int(reply.removed)
 
     def _pages(self, call: str, request: Any) -> Iterator[Any]:
         """Yield the responses of a call with pages; the token of the request is changed."""

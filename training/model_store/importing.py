@@ -68,8 +68,7 @@ def import_model(
     files = source.files()
     small = select_small_files(files)
     if (present := destination.manifest(version)) is not None:
-        _require_same(present, version, source, files, small)
-        _require_thinking(present, version, thinking)
+        _require_same(present, version, source, files, small, thinking)
         say(f"{version} is imported already (sha256 {present.sha256})")
         return present
     draft = destination.open_draft(version)
@@ -148,8 +147,9 @@ def _require_same(
     source: Source,
     files: Sequence[SourceFile],
     small: Sequence[SourceFile],
+    thinking: bool,
 ) -> None:
-    """Compare a source with the files that a version was imported from."""
+    """Compare a source and the option with those that a version was imported with."""
     known = present.config.get(SOURCE_FILES) or {}
     by_name = {file.name: file for file in files}
     is_same = (
@@ -165,9 +165,6 @@ def _require_same(
             field="--name",
             reason="EXISTS",
         )
-
-
-def _require_thinking(present: Manifest, version: str, thinking: bool) -> None:
     is_kept = present.config.get(THINKING)
     if is_kept is not None and is_kept != thinking:
         raise ModelImportError(

@@ -52,16 +52,12 @@ def check_installed(names: Sequence[str]) -> None:
         ConfigError: a package is not installed.
     """
     for package in (package for name in names for package in PACKAGES[name]):
-        if not _is_installed(package):
+        found = find_spec(package)
+        # A folder of this name is found without a file.
+        if found is None or found.origin is None:
             raise ConfigError(
                 f"track: {package} is not installed; install it with {INSTALL}",
                 field="track",
                 reason="MISSING",
                 limit=INSTALL,
             )
-
-
-def _is_installed(package: str) -> bool:
-    """Return True for a package with a module of its own; a folder of this name has none."""
-    found = find_spec(package)
-    return found is not None and found.origin is not None

@@ -59,8 +59,9 @@ def _worse(report: Mapping[str, Any], steps: Sequence[Progress]) -> Iterator[str
         before = report.get(f"{name}_before", measured[0] if measured else None)
         after = report.get(name)
         if before is not None and after is not None and after > before * (1 + LARGEST_RISE):
+            words = name.replace("held_out", "held-out").replace("_", " ")
             yield (
-                f"{_words(name)} rose from {before:.4g} {began} to {after:.4g}: the model is worse "
+                f"{words} rose from {before:.4g} {began} to {after:.4g}: the model is worse "
                 "on data that it has not seen; lower the learning rate or train fewer steps"
             )
     accuracy = report.get("held_out_accuracy")
@@ -74,7 +75,7 @@ def _worse(report: Mapping[str, Any], steps: Sequence[Progress]) -> Iterator[str
 def _no_signal(steps: Sequence[Progress]) -> Iterator[str]:
     """Yield a warning if the scores of a policy's responses could not teach much."""
     scored = [step.metrics for step in steps if "score" in step.metrics]
-    lost = [metrics for metrics in scored if has_no_signal(metrics) or _is_constant(metrics)]
+    lost = [metrics for metrics in scored if has_no_signal(metrics) or is_constant(metrics)]
     if scored and len(lost) >= LOST_SHARE * len(scored):
         last = lost[-1]["score"]
         yield (
@@ -91,7 +92,8 @@ def _no_signal(steps: Sequence[Progress]) -> Iterator[str]:
         )
 
 
-def _is_constant(metrics: Mapping[str, float]) -> bool:
+def is_constant(metrics: Mapping[str, float]) -> bool:
+    """Return True if all scores of an update are equal, up to rounding."""
     limit = SMALLEST_VARIANCE * max(1.0, metrics["score"] ** 2)
     return metrics.get("score_variance", 1.0) <= limit
 
@@ -110,7 +112,3 @@ def _few(count: int, what: str) -> Iterator[str]:
             f"only {count} held-out {what}: figures on fewer than {FEWEST_HELD_OUT} may be chance; "
             "use more data or a larger held-out share"
         )
-
-
-def _words(name: str) -> str:
-    return name.replace("held_out", "held-out").replace("_", " ")

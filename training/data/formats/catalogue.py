@@ -29,7 +29,7 @@ ORIGIN = ("id", "prompt_id", "source", "licence")
 IMPLICIT = "implicit prompt"
 
 
-def _always(row: Row) -> bool:
+def always(row: Row) -> bool:
     return True
 
 
@@ -53,7 +53,7 @@ class RowFormat:
     convert: Callable[[Row], dict[str, Any]]
     optional: tuple[str, ...] = ()
     metadata: tuple[str, ...] = ()
-    fits: Callable[[Row], bool] = _always
+    fits: Callable[[Row], bool] = always
     names: MessageNames = CHAT
     is_conversation: bool = False
 
@@ -138,16 +138,16 @@ def _system(row: Row) -> Messages:
     return [{"role": "system", "content": text_in(row, "system")}]
 
 
-def _from_messages(row: Row) -> dict[str, Any]:
+def from_messages(row: Row) -> dict[str, Any]:
     return _answered(messages_in(row, "messages"), "messages")
 
 
-def _from_conversations(row: Row) -> dict[str, Any]:
+def from_conversations(row: Row) -> dict[str, Any]:
     messages = messages_in(row, "conversations", SHAREGPT)
     return _answered([*_system(row), *messages], "conversations")
 
 
-def _from_instruction(row: Row) -> dict[str, Any]:
+def from_instruction(row: Row) -> dict[str, Any]:
     """Join instruction and input with an empty line; the input may be empty."""
     prompt = text_in(row, "instruction")
     if row.get("input", "") != "":
@@ -209,22 +209,22 @@ def _joined(row: Row, start: Messages, field: str) -> Messages:
     return start or prompt
 
 
-def _from_completion(row: Row) -> dict[str, Any]:
+def from_completion(row: Row) -> dict[str, Any]:
     context, (response,) = _completed(row, "completion")
     return {"messages": context, "response": response}
 
 
-def _from_pair(row: Row) -> dict[str, Any]:
+def from_pair(row: Row) -> dict[str, Any]:
     context, (chosen, rejected) = _completed(row, "chosen", "rejected")
     return {"messages": context, "chosen": chosen, "rejected": rejected}
 
 
-def _from_label(row: Row) -> dict[str, Any]:
+def from_label(row: Row) -> dict[str, Any]:
     thumb = "up" if flag_in(row, "label") else "down"
-    return {**_from_completion(row), "thumb": thumb}
+    return {**from_completion(row), "thumb": thumb}
 
 
-def _from_prompt(row: Row) -> dict[str, Any]:
+def from_prompt(row: Row) -> dict[str, Any]:
     is_list = isinstance(row["prompt"], list)
     messages = messages_in(row, "prompt") if is_list else _user(text_in(row, "prompt"))
     return {"messages": _context_of(messages, "prompt")}
@@ -238,13 +238,13 @@ def _conversational(*fields: str) -> Callable[[Row], bool]:
     return lambda row: any(isinstance(row[field], list) for field in fields)
 
 
-def _is_answered(row: Row) -> bool:
+def is_answered(row: Row) -> bool:
     messages = row["messages"]
     last = messages[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, dict) and last.get("role") == "assistant"
 
 
-def _are_texts(row: Row) -> bool:
+def are_texts(row: Row) -> bool:
     return not isinstance(row["chosen"], list) and not isinstance(row["rejected"], list)
 
 
@@ -273,23 +273,23 @@ SFT = RowKind(
         RowFormat(
             "messages that end with the assistant (OpenAI)",
             ("messages",),
-            _from_messages,
+            from_messages,
             metadata=("prompt", "num_turns"),
-            fits=_is_answered,
+            fits=is_answered,
             is_conversation=True,
         ),
-        *_trl(("prompt", "completion"), _from_completion),
+        *_trl(("prompt", "completion"), from_completion),
         RowFormat(
             "instruction/input/output (Alpaca)",
             ("instruction", "output"),
-            _from_instruction,
+            from_instruction,
             ("input", "system"),
             ("text",),
         ),
         RowFormat(
             "conversations (ShareGPT)",
             ("conversations",),
-            _from_conversations,
+            from_conversations,
             ("system",),
             ("model",),
             names=SHAREGPT,
@@ -302,13 +302,13 @@ PAIRS = RowKind(
     ("prompt_id", "margin", "tie", "weight", "source"),
     (
         RowFormat(
-            "messages/chosen/rejected", ("messages", "chosen", "rejected"), dict, fits=_are_texts
+            "messages/chosen/rejected", ("messages", "chosen", "rejected"), dict, fits=are_texts
         ),
-        *_trl(("prompt", "chosen", "rejected"), _from_pair, (*SCORES, "messages")),
+        *_trl(("prompt", "chosen", "rejected"), from_pair, (*SCORES, "messages")),
         RowFormat(
             f"conversational chosen/rejected with an {IMPLICIT} (TRL)",
             ("chosen", "rejected"),
-            _from_pair,
+            from_pair,
             metadata=(*SCORES, "messages"),
             fits=_conversational("chosen", "rejected"),
         ),
@@ -319,13 +319,13 @@ THUMBS = RowKind(
     ("prompt_id", "served"),
     (
         RowFormat("messages/response/thumb", ("messages", "response", "thumb"), dict),
-        *_trl(("prompt", "completion", "label"), _from_label),
+        *_trl(("prompt", "completion", "label"), from_label),
     ),
 )
 PROMPTS = RowKind(
     ("ppo", "grpo"),
     ("task",),
-    (RowFormat("messages", ("messages",), dict), *_trl(("prompt",), _from_prompt)),
+    (RowFormat("messages", ("messages",), dict), *_trl(("prompt",), from_prompt)),
 )
 KINDS = (SFT, PAIRS, THUMBS, PROMPTS)
 

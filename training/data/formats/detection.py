@@ -93,7 +93,8 @@ class FileFormat:
     def _missing_error(self, row: Row, nearest: RowFormat) -> ExampleError:
         missing = nearest.missing(row)
         if len(missing) < len(nearest.required):
-            text = f"looks like {nearest.name}, but {_listed(missing)} missing"
+            text = f"looks like {nearest.name}, but {_names(missing)} "
+            text += f"{'are' if len(missing) > 1 else 'is'} missing"
         else:
             nearest = self.found or self._kind.formats[0]
             missing = nearest.missing(row)
@@ -150,7 +151,3 @@ def _suggestion(name: str, known: Collection[str]) -> str:
 
 def _names(fields: Collection[str]) -> str:
     return " and ".join(f"'{field}'" for field in fields)
-
-
-def _listed(fields: Collection[str]) -> str:
-    return f"{_names(fields)} {'are' if len(fields) > 1 else 'is'}"

@@ -31,7 +31,8 @@ def read_objects(path: Path) -> Iterator[Numbered]:
         return
     number = 0
     try:
-        with _opened(path) as stream:
+        is_packed = path.suffix.lower() == ".gz"
+        with cast("IO[bytes]", gzip.open(path)) if is_packed else path.open("rb") as stream:
             if stream.peek(1)[:1] == b"[":  # type: ignore[attr-defined]
                 yield from _array_rows(stream.read())
                 return
@@ -39,12 +40,6 @@ def read_objects(path: Path) -> Iterator[Numbered]:
                 yield number, _parsed(line)
     except (gzip.BadGzipFile, EOFError, zlib.error):
         yield number + 1, ExampleError("the gzip data is damaged", reason="MALFORMED")
-
-
-def _opened(path: Path) -> IO[bytes]:
-    if path.suffix.lower() == ".gz":
-        return cast("IO[bytes]", gzip.open(path, "rb"))
-    return path.open("rb")
 
 
 def _array_rows(content: bytes) -> Iterator[Numbered]:
