@@ -75,12 +75,13 @@ def _values_schema(service: Service, usual: dict[str, Any]) -> dict[str, Any]:
         "additionalProperties": False,
         "properties": {"size": {"$ref": "#/$defs/size"}, "storageClass": {"type": "string"}},
     }
+    # A group of values cannot be null.
     properties = {
         **usual["properties"],
         "settings": {"allOf": [{"$ref": "#/$defs/settings"}, settings]},
         "spool": spool,
     }
-    return {**usual, "properties": properties}
+    return {**usual, "properties": properties, "required": [*usual.get("required", ()), "spool"]}
 
 
 if __name__ == "__main__":

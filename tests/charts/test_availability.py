@@ -221,7 +221,7 @@ def test_notes_warn_of_a_claim_of_one_node(values: str, warns: bool) -> None:
     words = ("install", "tw", str(CHART), "--dry-run=client", "-f", str(VALUES / values))
     result = helm(*words)
     assert result.returncode == 0, result.stderr
-    assert ("(ReadWriteOnce)" in result.stdout.split("NOTES:")[1]) == warns
+    assert ("only one node can mount the claim" in result.stdout.split("NOTES:")[1]) == warns
 
 
 def test_pods_of_ray_share_the_node_of_a_claim() -> None:

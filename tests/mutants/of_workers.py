@@ -61,7 +61,7 @@ WORKERS = (
     Mutant(
         "87 workers: head norms use local heads",
         GRADIENTS_PY,
-        "            ranks.sum_of_peers(_local(parameter.grad))",
+        "            ranks.sum_of_peers(own_part(parameter.grad))",
         "            pass",
         RANKS,
     ),

@@ -107,10 +107,9 @@ def test_every_stage_shortens_contexts_and_counts(model: Path, chat: Chat, tmp_p
         for i, c in enumerate(CONTEXTS)
     ]
     answers = [{"messages": c, "response": "good"} for c in CONTEXTS]
-    files = {
-        name: write_lines(tmp_path / f"{name}.jsonl", rows)
-        for name, rows in (("pairs", pairs), ("thumbs", thumbs), ("answers", answers))
-    }
+    prompts = [{"messages": c} for c in CONTEXTS]
+    kinds = (("pairs", pairs), ("thumbs", thumbs), ("answers", answers), ("prompts", prompts))
+    files = {name: write_lines(tmp_path / f"{name}.jsonl", rows) for name, rows in kinds}
     limit = {"max_tokens": MOST_TOKENS, "held_out_fraction": 0.5}
 
     taught = sft.read_examples(
@@ -133,17 +132,17 @@ def test_every_stage_shortens_contexts_and_counts(model: Path, chat: Chat, tmp_p
     policy = config_of(
         GrpoConfig,
         model,
-        files["answers"],
+        files["prompts"],
         tmp_path,
         reward_model_directory=None,
         max_prompt_tokens=MOST_TOKENS,
         max_response_tokens=8,
         sft_mix=SftMix(files["answers"]),
     )
-    prompts = read_data(policy, chat)
-    assert (prompts.dropped_too_long, prompts.contexts_shortened) == (12, 12)
-    check_prompts(prompts.ids, chat, MOST_TOKENS)
-    check_prompts([example.prompt for example in prompts.mixed], chat, MOST_TOKENS + 8)
+    asked = read_data(policy, chat)
+    assert (asked.dropped_too_long, asked.contexts_shortened) == (12, 12)
+    check_prompts(asked.ids, chat, MOST_TOKENS)
+    check_prompts([example.prompt for example in asked.mixed], chat, MOST_TOKENS + 8)
 
 
 def test_shortened_context_of_a_served_answer_drops_its_sample(

@@ -201,5 +201,5 @@ def test_runs_of_the_same_texts_share_tokenizer_and_shards(
     assert len(folders()) == 6
     assert made.items() <= folders().items()
     capsys.readouterr()
-    refused_command([*command, *small], capsys, field="shards_directory", reason="MISMATCH")
+    refused_command([*command, *small], capsys, field="texts", reason="CHANGED")
     assert deep.report["steps"] == 1

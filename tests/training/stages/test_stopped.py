@@ -11,8 +11,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import pytest
 from torch import nn
@@ -30,7 +30,6 @@ from training.cluster.runner import StageRun, run_stage
 from training.optim.optimizers import OptimizerConfig
 from training.parallelism.layout import Parallelism
 from training.progress_log import PROGRESS, read_lines, read_progress
-from training.recipes.custom.stages import STAGES, Stage
 from training.rl.reference import WatchConfig
 from training.runtime.context import Progress, RunContext, StoppedError
 from training.runtime.ranks import all_different
@@ -210,9 +209,7 @@ def test_the_command_ends_its_step_on_ctrl_c_and_names_the_resume_point(
         "--set",
         "checkpoint_every_steps=1000",
     ]
-    monkeypatch.setitem(
-        cast("dict[str, Stage]", STAGES), "sft", replace(STAGES["sft"], run=_interrupted)
-    )
+    monkeypatch.setattr(sft, "run", partial(_interrupted, sft.run))
     assert main(asked) == 128 + signal.SIGINT
     assert stage_and_steps(capsys.readouterr().err) == ("sft", [1])
     monkeypatch.undo()
@@ -235,12 +232,14 @@ def stage_and_steps(line: str) -> tuple[str, list[int]]:
     return line.partition(":")[0], [int(number) for number in re.findall(r"\d+", line)]
 
 
-def _interrupted(config: SftConfig, context: RunContext) -> Manifest:
+def _interrupted(
+    run: Callable[[SftConfig, RunContext], Manifest], config: SftConfig, context: RunContext
+) -> Manifest:
     def progress(step: Progress) -> None:
         context.progress(step)
         signal.raise_signal(signal.SIGINT)
 
-    return sft.run(config, replace(context, progress=progress))
+    return run(config, replace(context, progress=progress))
 
 
 def one_is_told(directory: Path, rank: int, world: int) -> None:
