@@ -71,7 +71,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
 
 
 def add_review_option(command: argparse.ArgumentParser) -> None:
-    """Add the option for the service whose accounts in quarantine train nothing."""
+    """Add the option --review, the service with the accounts in quarantine."""
     command.add_argument(
         "--review",
         default="",

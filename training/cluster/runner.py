@@ -119,7 +119,7 @@ class _Task:
     """Parameters of a worker.
 
     Attributes:
-        hashes: of input files that the driver has read, so that no worker reads them again for it.
+        hashes: of the input files, computed by the driver; workers reuse them.
     """
 
     stages: Sequence[StageRun[Any]]

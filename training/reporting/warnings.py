@@ -1,4 +1,4 @@
-"""Warnings about a stage that has run: its figures show that it did not do what it was started for.
+"""Warnings about a stage without the intended effect, by its figures.
 
 They are computed from the report in the manifest and the steps, for the terminal and the page. A
 stage with warnings is finished like any other. A loss that is not finite is an error of the stage.

@@ -153,7 +153,7 @@ class Reconciler:
         return self.status(version).state is State.READY
 
     def report_lost(self, version: str) -> None:
-        """Take a version as not served until the next round, which starts without waiting."""
+        """Mark a version as not served, and start the next round without waiting."""
         if self._index is not None:
             self._index.pop(version, None)
         self.reconcile_soon()

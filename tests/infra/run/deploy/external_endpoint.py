@@ -5,6 +5,7 @@ from pathlib import Path
 
 from infra.run.deploy.storage import RESTRICTED
 from tests.infra.run.deploy.deployed import Deployed
+from tests.infra.run.deploy.restricted_pods import restricted_spec
 from tests.services.generator import predictor
 
 NAMESPACE = NAME = "provider"
@@ -32,24 +33,9 @@ def start_endpoint(deployed: Deployed) -> None:
         "image": deployed.image("services"),
         "command": ["python3", "-c", SERVE, fields, str(PORT)],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
         "volumeMounts": [{"name": "endpoint", "mountPath": "/endpoint"}],
     }
-    spec = {
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10_001,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [{"name": "endpoint", "configMap": {"name": NAME}}],
-    }
+    spec = restricted_spec(container, [{"name": "endpoint", "configMap": {"name": NAME}}])
     source = Path(predictor.__file__)
     labels = {"app": NAME}
     objects = [

@@ -10,6 +10,7 @@ from typing import Any
 
 from infra.run.deploy.storage import RESTRICTED
 from tests.infra.run.deploy.deployed import Deployed, until
+from tests.infra.run.deploy.restricted_pods import restricted_spec
 
 NAMESPACE = POD = "people"
 FOLDER = "/people"
@@ -44,16 +45,10 @@ class Load:
 
 def prepare(deployed: Deployed) -> None:
     """Create the namespace and the pod if missing."""
-    free = {
-        "allowPrivilegeEscalation": False,
-        "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"]},
-    }
     container = {
         "name": POD,
         "image": deployed.image("services"),
         "command": ["python3", "-c", "import time; time.sleep(36_000)"],
-        "securityContext": free,
         # Without a CPU request on a busy machine the load generator looks like a dead peer.
         "resources": {"requests": {"cpu": "300m", "memory": "128Mi"}},
         "env": [{"name": "GRPC_VERBOSITY", "value": "NONE"}],
@@ -62,20 +57,11 @@ def prepare(deployed: Deployed) -> None:
             {"name": "people", "mountPath": FOLDER},
         ],
     }
-    spec = {
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 1,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 10_001,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "containers": [container],
-        "volumes": [
-            {"name": "crowd", "configMap": {"name": "crowd"}},
-            {"name": "people", "emptyDir": {}},
-        ],
-    }
+    volumes = [
+        {"name": "crowd", "configMap": {"name": "crowd"}},
+        {"name": "people", "emptyDir": {}},
+    ]
+    spec = restricted_spec(container, volumes)
     objects = [
         {"kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": RESTRICTED}},
         {
