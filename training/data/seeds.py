@@ -7,9 +7,11 @@ commands import this module.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
+
+from training.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,19 +60,59 @@ def steps_for(epochs: int, batch: int, size: int) -> int:
 
 
 def split_by_key(
-    keyed: Sequence[tuple[str, Row]], fraction: float, seed: int
+    keyed: Sequence[tuple[str, Row]],
+    fraction: float,
+    seed: int,
+    kinds: Mapping[str, Callable[[Row], bool]],
 ) -> tuple[list[Row], list[Row]]:
-    """Split rows into training rows and held-out rows by a fixed share of the distinct keys."""
-    held = held_out_keys((key for key, _ in keyed), fraction, seed)
+    """Split rows into training rows and held-out rows by a fixed share of the distinct keys.
+
+    Keys (prompts, whose rows stay together) are ordered by hash, and the first share is held out.
+    If a side then lacks a kind of rows, the first key with all kinds, or else the first key of each
+    kind, moves to the front of the order, which is held out, and the next such to the end, which is
+    not. The order of the rows has no influence.
+
+    Args:
+        kinds: tests of a row by the name of the kind, at most two; both sides need each kind.
+
+    Raises:
+        ConfigError: a kind has fewer than two keys, so no split is possible; names the counts.
+    """
+    found: dict[str, set[str]] = {key: set() for key, _ in keyed}
+    for key, row in keyed:
+        found[key].update(kind for kind, is_kind in kinds.items() if is_kind(row))
+    counts = {kind: sum(kind in has for has in found.values()) for kind in kinds}
+    if min(counts.values(), default=2) < 2:
+        shown = " and ".join(f"{count:,} with {kind}" for kind, count in counts.items())
+        raise ConfigError(
+            f"data_path: {len(found):,} prompts fit, {shown}; at least 2 of each kind are needed, "
+            "one to train on and one to hold out",
+            field="data_path",
+            reason="EMPTY",
+            limit="at least 2",
+        )
+    order = sorted(found, key=lambda key: seed_of(seed, "held out", key))
+    count = round(len(order) * fraction)
+    if any(
+        all(kind not in found[key] for key in side)
+        for kind in kinds
+        for side in (order[:count], order[count:])
+    ):
+        front = _first_of_all_kinds(order, found, kinds)
+        back = _first_of_all_kinds([key for key in order if key not in front], found, kinds)
+        order = [*front, *(key for key in order if key not in front | back), *back]
+        count = min(max(count, len(front)), len(order) - len(back))
+    held = set(order[:count])
     return [row for key, row in keyed if key not in held], [
         row for key, row in keyed if key in held
     ]
 
 
-def held_out_keys(keys: Iterable[str], fraction: float, seed: int) -> set[str]:
-    """Return a fixed share of the distinct keys.
-
-    Split by the attribute that must not leak (the prompt), not by row.
-    """
-    distinct = sorted(set(keys), key=lambda key: seed_of(seed, "held out", key))
-    return set(distinct[: round(len(distinct) * fraction)])
+def _first_of_all_kinds(
+    order: Sequence[str], found: Mapping[str, set[str]], kinds: Iterable[str]
+) -> set[str]:
+    """Return the first key that has all kinds, or else the first key of each kind."""
+    whole = (key for key in order if found[key].issuperset(kinds))
+    if (first := next(whole, None)) is not None:
+        return {first}
+    return {next(key for key in order if kind in found[key]) for kind in kinds}

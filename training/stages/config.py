@@ -120,7 +120,7 @@ class RewardModelConfig(StageConfig):
             oldest messages (fit_context), pairs that are still longer are dropped; both are counted
         optimizer: optimizer of all trained weights
         held_out_fraction: share of the prompts, not of the pairs, that is measured and never
-            learned; in (0, 1)
+            learned, at least one prompt of each kind; in (0, 1)
         label_noise: known share of flipped labels, in [0, 0.5); none: estimated from pairs that
             were judged twice
         checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
@@ -158,7 +158,7 @@ class PreferenceConfig(StageConfig):
             are dropped and counted
         optimizer: optimizer of all trained weights
         held_out_fraction: share of the prompts, not of the rows, that is measured and never
-            learned; in (0, 1)
+            learned, at least one prompt of each kind; in (0, 1)
         watch: samples at each checkpoint, and limits for stopping
         checkpoint_every_steps: steps between checkpoints, each with a measurement on held-out rows;
             at least 1

@@ -225,14 +225,9 @@ def read_data(config: DpoConfig, chat: Chat) -> Pairs:
         if found := tokenise(row, chat, config.max_tokens):
             fitting.append((row.prompt_id, found[0]))
             shortened += found[1] > 0
-    train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
-    if not train or not held_out:
-        raise ConfigError(
-            f"held_out_fraction: {len(train)} pairs to train and {len(held_out)} held out; "
-            "both parts need at least one",
-            field="held_out_fraction",
-            reason="EMPTY",
-        )
+    train, held_out = split_by_key(
+        fitting, config.held_out_fraction, config.seed, {"a preferred response": lambda pair: True}
+    )
     equal = sum(row.is_identical for row in rows)
     ties, too_long = len(rows) - len(decided) - equal, len(decided) - len(fitting)
     pairs = Pairs(

@@ -21,7 +21,6 @@ from training.data.examples import ThumbExample, read_thumbs
 from training.data.seeds import split_by_key
 from training.data.served import Served
 from training.data.tensors import TokenisedExample, length_groups, response_batch
-from training.errors import ConfigError
 from training.losses.preferences import kto
 from training.model.activation_checkpointing import checkpoint_activations
 from training.model.backbone import Backbone
@@ -253,7 +252,10 @@ def held_out_figures(
 
 
 def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
-    """Tokenise, shorten contexts, drop rows that are too long, and hold out some prompts."""
+    """Tokenise, shorten contexts, drop rows that are too long, and hold out some prompts.
+
+    Both kinds of thumbs are needed to train and to measure.
+    """
     require_positions(config.model_directory, max_tokens=config.max_tokens)
     rows = read_thumbs(config.data_path, config.allow_extra_fields)
     fitting: list[tuple[str, Thumb]] = []
@@ -262,16 +264,12 @@ def read_data(config: KtoConfig, chat: Chat) -> Thumbs:
         if found := tokenise(row, chat, config.max_tokens):
             fitting.append((row.prompt_id, found[0]))
             shortened += found[1] > 0
-    train, held_out = split_by_key(fitting, config.held_out_fraction, config.seed)
-    for name, part in (("to train", train), ("held out", held_out)):
-        ups = sum(thumb.up for thumb in part)
-        if ups in (0, len(part)):
-            raise ConfigError(
-                f"held_out_fraction: {ups} thumbs up and {len(part) - ups} down {name}, at least "
-                "one of each is needed: try a larger share or another seed",
-                field="held_out_fraction",
-                reason="EMPTY",
-            )
+    train, held_out = split_by_key(
+        fitting,
+        config.held_out_fraction,
+        config.seed,
+        {"a thumb up": lambda thumb: thumb.up, "a thumb down": lambda thumb: not thumb.up},
+    )
     dropped = len(rows) - len(fitting)
     return Thumbs(train, held_out, chat.stop_ids, dropped, shortened, decode=chat.decode)
 

@@ -17,7 +17,7 @@ from training.artifacts.manifest import Manifest, finished_manifest
 from training.data.chat import Chat, load_chat
 from training.data.context import fit_context
 from training.data.examples import PairExample, read_pairs
-from training.data.seeds import held_out_keys, rows_of_step, seed_of, steps_for
+from training.data.seeds import rows_of_step, seed_of, split_by_key, steps_for
 from training.data.tensors import pad
 from training.errors import ConfigError
 from training.figures import Z_95, clustered_mean, share_bounds
@@ -193,22 +193,16 @@ def read_data(config: RewardModelConfig, chat: Chat) -> Pairs:
         if found := tokenise(row, chat, config.max_tokens):
             fitting.append((row.prompt_id, found[0]))
             shortened += found[1] > 0
-    held = held_out_keys((key for key, _ in fitting), config.held_out_fraction, config.seed)
-    train = [pair for key, pair in fitting if key not in held]
-    held_out = [pair for key, pair in fitting if key in held]
-    prompt_ids = tuple(key for key, _ in fitting if key in held)
-    decided = [sum(not pair.tie for pair in part) for part in (train, held_out)]
-    if not all(decided):
-        raise ConfigError(
-            f"held_out_fraction: {decided[0]} pairs to train and {decided[1]} held out; both parts "
-            "need at least one",
-            field="held_out_fraction",
-            reason="EMPTY",
-        )
+    train, held_out = split_by_key(
+        [(key, (key, pair)) for key, pair in fitting],
+        config.held_out_fraction,
+        config.seed,
+        {"a preferred response": lambda row: not row[1].tie},
+    )
     return Pairs(
-        train,
-        held_out,
-        prompt_ids,
+        [pair for _, pair in train],
+        [pair for _, pair in held_out],
+        tuple(key for key, _ in held_out),
         len(different) - len(fitting),
         len(rows) - len(different),
         shortened,

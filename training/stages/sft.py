@@ -148,7 +148,7 @@ def read_examples(config: SftConfig, chat: Chat) -> Examples:
             reason="TOO_SMALL",
         )
     keyed = [(str(example.prompt), example) for example in fitting]
-    train, held_out = split_by_key(keyed, config.held_out_fraction, config.seed)
+    train, held_out = split_by_key(keyed, config.held_out_fraction, config.seed, {})
     if not train:
         raise ConfigError(
             f"held_out_fraction: {config.held_out_fraction} leaves none of {len(fitting)} examples "

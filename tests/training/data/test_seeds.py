@@ -1,15 +1,18 @@
 """Seeds, row order and held-out decisions, batches, and the tokenizer of nano."""
 
+import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.errors import refused
-from training.data.seeds import held_out_keys, is_held_out, rows_of_step, seed_of, steps_for
+from training.data.seeds import is_held_out, rows_of_step, seed_of, split_by_key, steps_for
 from training.data.tensors import TokenisedExample, microbatches, pad, response_batch
 from training.errors import ConfigError
 from training.runtime.ranks import all_different
@@ -78,11 +81,35 @@ def test_seeds_of_different_purposes_differ() -> None:
 
 
 def test_fixed_share_of_the_keys_is_held_out() -> None:
-    keys = [f"prompt {i}" for i in range(50)] * 3
-    held = held_out_keys(keys, 0.2, seed=1)
-    assert len(held) == 10
-    assert held == held_out_keys(reversed(keys), 0.2, seed=1)
-    assert held != held_out_keys(keys, 0.2, seed=2)
+    keyed = [(f"prompt {row % 50}", row) for row in range(150)]
+    train, held_out = split_by_key(keyed, 0.2, 1, {})
+    assert {row % 50 for row in held_out} == {2, 5, 9, 13, 23, 29, 32, 37, 39, 47}
+    assert sorted(train + held_out) == list(range(150))
+    assert split_by_key(keyed, 0.2, 2, {})[1] != held_out
+    even = {"an even number": lambda row: row % 2 == 0, "an odd number": lambda row: row % 2 == 1}
+    assert split_by_key(keyed, 0.2, 1, even) == (train, held_out), "both sides have both kinds"
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.5, 0.99])
+@pytest.mark.parametrize("size", [3, 5])
+def test_both_sides_have_both_kinds_if_each_kind_has_two_keys(size: int, fraction: float) -> None:
+    """Split each assignment of "u", "d", both or neither to the keys."""
+    kinds = {"a thumb up": lambda row: "u" in row[1], "a thumb down": lambda row: "d" in row[1]}
+    for rows_by_key in itertools.product(("u", "d", "ud", "n"), repeat=size):
+        keyed = [(str(key), (key, row)) for key, rows in enumerate(rows_by_key) for row in rows]
+        counts = [sum(kind in rows for rows in rows_by_key) for kind in "ud"]
+        if min(counts) < 2:
+            with refused(ConfigError, field="data_path", reason="EMPTY", limit="at least 2") as one:
+                split_by_key(keyed, fraction, 1, kinds)
+            assert re.findall(r"\d+", str(one.value))[:3] == [str(size), *map(str, counts)]
+            continue
+        train, held_out = split_by_key(keyed, fraction, 1, kinds)
+        for side in (train, held_out):
+            assert {row for _, row in side} >= {"u", "d"}
+        assert not {key for key, _ in train} & {key for key, _ in held_out}
+        assert len(train) + len(held_out) == len(keyed)
+        again = split_by_key(keyed[::-1], fraction, 1, kinds)
+        assert [sorted(side) for side in again] == [sorted(train), sorted(held_out)]
 
 
 def test_ranks_divide_a_step_without_overlap() -> None:

@@ -317,6 +317,10 @@ def test_settings_that_cannot_run_are_refused(
         replace(config, **change)
 
 
-def test_data_without_a_held_out_pair_is_refused(config: DpoConfig) -> None:
-    with refused(ConfigError, field="held_out_fraction", reason="EMPTY"):
-        dpo.read_data(replace(config, held_out_fraction=0.001), load_chat(config.model_directory))
+def test_at_least_one_prompt_is_held_out_of_two(config: DpoConfig) -> None:
+    chat = load_chat(config.model_directory)
+    pairs = dpo.read_data(replace(config, held_out_fraction=0.001), chat)
+    assert len(pairs.held_out) == 1
+    write_lines(config.data_path, pair_rows(1, noise=0.0))
+    with refused(ConfigError, field="data_path", reason="EMPTY", limit="at least 2"):
+        dpo.read_data(config, chat)

@@ -1,6 +1,7 @@
 """KTO from files to files: weights, the baseline z0, bitwise resumption and refusals."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -312,11 +313,23 @@ def test_the_split_is_by_prompt(config: KtoConfig) -> None:
     assert not asked[0] & asked[1]
 
 
-def test_data_with_one_kind_of_thumbs_is_refused(config: KtoConfig) -> None:
-    write_lines(config.data_path, thumb_rows(0, 40))
-    with refused(ConfigError, field="held_out_fraction", reason="EMPTY") as caught:
+def test_rare_thumbs_are_in_both_parts(config: KtoConfig) -> None:
+    """Hold out 4 of 40 prompts, of which 2 have a thumb down."""
+    write_lines(config.data_path, thumb_rows(40, 2))
+    chat = load_chat(config.model_directory)
+    for seed in range(4):
+        thumbs = kto.read_data(replace(config, seed=seed), chat)
+        assert [len(thumbs.train), len(thumbs.held_out)] == [37, 5]
+        for part in (thumbs.train, thumbs.held_out):
+            assert [thumb.up for thumb in part].count(False) == 1
+
+
+@pytest.mark.parametrize("downs", [0, 1])
+def test_thumbs_that_cannot_be_in_both_parts_are_refused(config: KtoConfig, downs: int) -> None:
+    write_lines(config.data_path, thumb_rows(40, downs))
+    with refused(ConfigError, field="data_path", reason="EMPTY", limit="at least 2") as caught:
         kto.read_data(config, load_chat(config.model_directory))
-    assert "36" in str(caught.value), "those to train, not those held out"
+    assert re.findall(r"\d+", str(caught.value))[:3] == ["40", "40", str(downs)]
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,21 @@ def test_the_split_is_by_prompt(config: RewardModelConfig) -> None:
     assert not asked[0] & asked[1]
 
 
+def test_preferences_beside_many_ties_are_in_both_parts(config: RewardModelConfig) -> None:
+    rows = pair_rows(40, noise=0.0)
+    chat = load_chat(config.model_directory)
+    write_lines(config.data_path, [*rows[:2], *(row | {"tie": True} for row in rows[2:])])
+    pairs = reward_model.read_data(config, chat)
+    assert [[pair.tie for pair in part].count(False) for part in (pairs.train, pairs.held_out)] == [
+        1,
+        1,
+    ]
+    assert len(pairs.held_out_prompt_ids) == len(pairs.held_out) == 8
+    write_lines(config.data_path, [rows[0], *(row | {"tie": True} for row in rows[1:])])
+    with refused(ConfigError, field="data_path", reason="EMPTY", limit="at least 2"):
+        reward_model.read_data(config, chat)
+
+
 def test_pairs_of_equal_texts_are_dropped_and_counted(
     config: RewardModelConfig, tmp_path: Path
 ) -> None:
