@@ -1,5 +1,6 @@
 """Pre-training recipes: sizes, plans, the power law, and both commands."""
 
+import io
 import itertools
 import json
 import math
@@ -30,7 +31,7 @@ from training.recipes.custom.assignments import settable, word
 from training.recipes.pretraining import plan as plan_module
 from training.recipes.pretraining import texts
 from training.recipes.pretraining.commands import FIXED, PLANNED, settable_fields
-from training.recipes.pretraining.plan import planned
+from training.recipes.pretraining.plan import SpeedWatcher, planned
 from training.recipes.pretraining.recipe import (
     PROMPTS,
     SIZES,
@@ -48,6 +49,7 @@ from training.recipes.pretraining.scaling import (
 from training.recipes.pretraining.shapes import SHAPES
 from training.recipes.pretraining.texts import Prepared
 from training.reporting import tracking as tracking_option
+from training.reporting.progress import Lines, StageDisplay
 from training.reporting.tracking import Tracking
 from training.runtime.context import Progress
 from training.stage_record import read_record
@@ -133,6 +135,39 @@ def test_timing_ends_when_two_steps_are_similar(
     assert plan_module.tokens_per_second(pretrain_config(tmp_path)) == pytest.approx(
         8 * 32 / (2 * 0.07)
     )
+
+
+@pytest.mark.parametrize(
+    ("planned_seconds", "seconds", "expected"),
+    [
+        # The mean of eleven steps is 28 s / 11; the next comparison is 20 s later.
+        (2.0, [2.0] * 11 + [8.0] * 4 + [9.0] * 3, [(2.55, 2.0, 15.3), (8.0, 2.55, 24.0)]),
+        (10.0, [2.0] * 13, [(2.0, 10.0, 4.0)]),
+        (2.0, [2.0] * 11 + [99.0], []),
+    ],
+    ids=["slower", "faster", "end"],
+)
+def test_new_estimate_is_printed_when_a_step_takes_another_time(
+    planned_seconds: float,
+    seconds: list[float],
+    expected: list[tuple[float, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.accumulate(seconds)
+    monkeypatch.setattr(plan_module, "time", SimpleNamespace(monotonic=clock.__next__))
+    out = io.StringIO()
+    watcher = SpeedWatcher(StageDisplay(Lines(out), ()), planned_seconds)
+    watcher.begin("tiny")
+    for step in range(1, len(seconds) + 1):
+        watcher.move("tiny", Progress("pretrain", step, len(seconds), {}))
+    watcher.end("tiny")
+    # Time of a step, the last estimate, and the time of the rest.
+    estimates = [
+        tuple(map(float, re.findall(r"([\d.]+) s\b", line)))
+        for line in out.getvalue().splitlines()
+        if "estimate" in line
+    ]
+    assert estimates == expected
 
 
 def test_fit_recovers_the_power_law() -> None:

@@ -55,7 +55,9 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     pretrain.add_argument(
         "--minutes",
         type=_positive,
-        help="approximate total time; default: 3 for one_million, otherwise 20",
+        help="estimated total time on an idle machine, from a timing of ten seconds; other load "
+        "makes the run longer, because the number of steps is fixed; default: 3 for one_million, "
+        "otherwise 20",
     )
     pretrain.add_argument(
         "--tokenizer",

@@ -20,7 +20,7 @@ from training.data.packages import DataError
 from training.data.token_shards import TokenisationProgress
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError, details_of
-from training.progress_log import SAMPLES, read_samples, resume_text
+from training.progress_log import SAMPLES, Watcher, read_samples, resume_text
 from training.recipes.custom.assignments import (
     assigned,
     fields_named,
@@ -64,7 +64,7 @@ SHOWN = ("loss", "bits_per_byte", "tokens_per_second")
 
 
 PLANNED = {  # fields whose values depend on the shape, the texts and the plan
-    "steps": "number of steps that fit into --minutes",
+    "steps": "number of steps that fit into --minutes on an idle machine",
     "context_tokens": f"positions of the shape, at most {MOST_CONTEXT_TOKENS:,}",
     "optimizer.learning_rate": "by the width of the shape, such as "
     + ", ".join(f"{SHAPES[name].learning_rate:g} ({name})" for name in (DEFAULT, "gpt2-small")),
@@ -119,16 +119,19 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
         work.mkdir(parents=True, exist_ok=True)
         prepared = own or _prepare(options, shape.vocabulary, shown, tokenizer)
         from training.cluster.runner import StageRun, run_stages
-        from training.recipes.pretraining.plan import planned
+        from training.recipes.pretraining.plan import SpeedWatcher, planned
         from training.stages import pretrain
 
         draft, dtype = config(prepared, 1, DTYPE), DTYPE
+        watcher: Watcher = shown
         if is_timed:
             path, minutes = work / f"{name}-plan.json", options.minutes or shape.minutes
             is_followed = saved_step(directory) > 0 or finished_manifest(output) is not None
             plan = planned(path, str(shape), minutes, draft, began, shown.say, is_followed)
             steps, dtype = plan.steps, plan.dtype
-            shown.say(plan.text(draft.batch_rows * draft.context_tokens))
+            tokens = draft.batch_rows * draft.context_tokens
+            shown.say(plan.text(tokens))
+            watcher = SpeedWatcher(shown, plan.step_seconds(tokens))
         final = config(prepared, steps, dtype)
         # Other fields follow from the number of steps.
         check_same_run(final, directory, [*fields_named(options.set), "steps"], "name")
@@ -138,7 +141,7 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
             shown.say(f"{name}: started {restart}")
         stage = StageRun(name, pretrain.run, final)
         prefix, tracking = bucket_prefix(options), tracking_in(work, options.track)
-        (manifest,) = run_stages([stage], work / RUNS, group, shown, prefix, tracking)
+        (manifest,) = run_stages([stage], work / RUNS, group, watcher, prefix, tracking)
     report = manifest.report
     measured = f", {report['bits_per_byte']:.4f} bits per byte" if "bits_per_byte" in report else ""
     print(f"{report['parameters']:,} parameters{measured} after {report['steps']} steps")

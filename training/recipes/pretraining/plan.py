@@ -1,7 +1,8 @@
 """Number of steps that fit into a given time.
 
 Speed is measured once at the start and stored, so that a resumed run has the same length and the
-same number type.
+same number type. The clock does not end a run: the learning rate of each step depends on the number
+of steps, and a resumed run repeats the bits. Other load therefore makes a run longer.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
 from training.optim.gradients import apply_gradients
 from training.optim.optimizers import build_optimizer
+from training.reporting.progress import StageDisplay
+from training.reporting.units import duration
+from training.runtime.context import Progress
 from training.runtime.machine import bfloat16_is_faster, configure_device, to_device
 from training.runtime.ranks import ALONE
 from training.stages.pretrain import accumulate, open_data
@@ -29,6 +33,8 @@ SIMILAR = 1.1  # ratio of the two fastest steps; more steps would not change the
 # Fewer steps would not train anything, only because the machine was busy during the measurement.
 FEWEST_STEPS = 20
 TRAINING_SHARE = 0.85  # the rest is for evaluation, samples and checkpoints
+COMPARED_SECONDS = 20.0  # of a run, with the plan; contains an evaluation in runs of minutes
+CHANGED = 1.25  # ratio of the times of a step
 
 
 @dataclass(frozen=True)
@@ -45,18 +51,57 @@ class Plan:
     tokens_per_second: float
     spent_seconds: float = 0.0  # 0 in plans of older versions
 
+    def step_seconds(self, tokens_per_step: int) -> float:
+        """Return the planned time of a step, with its part of evaluations and checkpoints."""
+        return tokens_per_step / (self.tokens_per_second * TRAINING_SHARE)
+
     def text(self, tokens_per_step: int) -> str:
         """Return a summary for the user."""
+        seconds = self.steps * self.step_seconds(tokens_per_step)
         given = "1 minute is" if self.minutes == 1 else f"{self.minutes:g} minutes are"
         few = f", the minimum; {given} too short"
         # The other stages compute in float32 unless they are configured.
         narrow = " (faster here than float32; --set machine.dtype=float32 changes the number type)"
         return (
-            f"planned: {self.steps:,} steps of {tokens_per_step:,} tokens, at "
-            f"{self.tokens_per_second:,.0f} tokens a second in {self.dtype}"
+            f"planned: {self.steps:,} steps of {tokens_per_step:,} tokens in {duration(seconds)}, "
+            f"at {self.tokens_per_second:,.0f} tokens a second in {self.dtype}"
             f"{narrow if self.dtype != 'float32' else ''}"
             f"{few if self.steps == FEWEST_STEPS else ''}"
         )
+
+
+class SpeedWatcher:
+    """Watcher that shows a planned run, and a new estimate when a step takes another time.
+
+    Args:
+        step_seconds: planned time of a step.
+    """
+
+    def __init__(self, shown: StageDisplay, step_seconds: float) -> None:
+        self._shown, self._step_seconds = shown, step_seconds
+        self._since: tuple[int, float] | None = None  # step and time of the last estimate
+
+    def begin(self, name: str) -> None:
+        self._shown.begin(name)
+
+    def move(self, name: str, progress: Progress) -> None:
+        """Show the step; compare the mean time of a step since the last estimate with it."""
+        self._shown.move(name, progress)
+        now = time.monotonic()
+        step, began = self._since = self._since or (progress.step, now)
+        if now - began < COMPARED_SECONDS or progress.step == progress.total_steps:
+            return
+        found, expected = (now - began) / (progress.step - step), self._step_seconds
+        if max(found / expected, expected / found) > CHANGED:
+            left = duration(found * (progress.total_steps - progress.step))
+            self._shown.say(
+                f"{name}: a step takes {duration(found)} instead of {duration(expected)}; "
+                f"new estimate: {left} left"
+            )
+            self._since, self._step_seconds = (progress.step, now), found
+
+    def end(self, name: str) -> None:
+        self._shown.end(name)
 
 
 def planned(
