@@ -1,7 +1,11 @@
-"""Commands next to the loop over gRPC: snapshots and erasures with exclusive state access."""
+"""Commands that name a model, and commands next to the loop over gRPC.
+
+Snapshots and erasures need exclusive access to the state.
+"""
 
 import json
 import os
+import re
 import signal
 from collections.abc import Iterator
 from concurrent import futures
@@ -13,13 +17,18 @@ import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
 import training.loop
+from tests.support.errors import refused
 from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from tests.training.feedback_log import FeedbackLog
+from tests.training.refused_commands import refused_command
 from tests.training.state_folder import StateFolder, holding, printed_erasures, question
 from training import remote, service_channel
 from training.__main__ import main, parser
 from training.data.feedback.snapshot import open_snapshot, read_judgements
+from training.errors import ConfigError
 from training.evaluation import canary_run
+from training.model.fields import check_model_directory
+from training.recipes.custom.stages import STAGES
 from training.runs import exclusive
 
 
@@ -103,6 +112,48 @@ def test_missing_state_folder_is_named_and_not_created(
     assert main([command, "--state", str(missing)]) == 1
     assert f"state: folder {missing} does not exist" in capsys.readouterr().err
     assert not missing.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "field"),
+    [
+        *((f"{stage} --data {__file__} --work WORK --model", "model") for stage in STAGES),
+        ("rlvr --task chain_sum --work WORK --model", "model"),
+        ("generate --prompt Hello", "directory"),
+        ("chat", "directory"),
+        ("chat models/nano --compare", "compare"),
+        ("evaluate --tasks piqa", "model"),
+        ("probes", "model"),
+        (f"perplexity --text {__file__} --", "model"),
+        ("memory --gpu-gib 24 --context 2048", "DIRECTORY"),
+    ],
+)
+def test_name_of_the_hub_is_refused_with_the_command_of_an_import(
+    command: str, field: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = [*command.replace("WORK", str(tmp_path)).split(), "Qwen/Qwen3-0.6B@main"]
+    _, line = refused_command(asked, capsys, field=field, reason="MISSING")
+    (words,) = re.findall("thumbwheel models (import .+), then use (.+)", line)
+    options = parser("import").parse_args(words[0].split())
+    assert (options.source, options.name) == ("Qwen/Qwen3-0.6B@main", "qwen3-0.6b")
+    assert Path(options.to, options.name) == Path(words[1])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("gpt2", "import OWNER/gpt2 --name gpt2 "),
+        ("models/nanno", "; did you mean nano?"),
+        ("models/other", "import OWNER/other --name other "),
+        ("README.md", "is a file"),
+    ],
+)
+def test_error_of_a_model_that_is_no_directory_says_what_to_do(given: str, hint: str) -> None:
+    with refused(ConfigError, field="model", reason="MISSING") as caught:
+        check_model_directory(Path(given), "model")
+    assert hint in str(caught.value)
+    assert ("import" in hint) == ("import" in str(caught.value))
 
 
 def test_snapshot_applies_erasures_first_and_contains_readable_feedback(

@@ -70,6 +70,10 @@ REFUSED = (
     "report nowhere",
     "compare nowhere nowhere",
     "chat nowhere",
+    "generate nowhere --prompt Hello",
+    "evaluate nowhere --tasks piqa",
+    f"perplexity nowhere --text {DATA}",
+    "probes nowhere --kinds safety_refusal",
     "lineage --state nowhere",
     "memory nowhere --gpu-gib 24 --context 2048",
 )

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.scores import ScoreStore, TaskScore
-from training.benchmarks.models import ModelChoice, distinguish, opened
+from training.benchmarks.models import URL, ModelChoice, distinguish, opened
 from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, Benchmark, chosen, load
 from training.errors import ConfigError, details_of
 from training.figures import Z_95, Estimate, share_bounds
@@ -107,7 +107,8 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
     """Return the chosen model.
 
     Raises:
-        ConfigError: no model is given, or the file of the key is unreadable.
+        ConfigError: no model is given, it does not exist, the file of the key is unreadable, or an
+            option for a URL is given without one.
     """
     if not options.model:
         raise ConfigError(
@@ -121,7 +122,19 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
             raise ConfigError(
                 f"--key-file: {options.key_file} is unreadable", field="key_file"
             ) from error
-    return ModelChoice(options.model, options.state, options.served_name, options.version, key)
+    choice = ModelChoice(options.model, options.state, options.served_name, options.version, key)
+    if URL.match(choice.model):
+        return choice
+    for name in ("served_name", "key_file"):
+        if getattr(options, name):
+            raise ConfigError(
+                f"--{name.replace('_', '-')}: only for a URL",
+                field=name,
+                reason="CONFLICT",
+                limit="a URL as model",
+            )
+    choice.directory()  # before the imports of the evaluation
+    return choice
 
 
 def score_store(options: argparse.Namespace) -> ScoreStore:

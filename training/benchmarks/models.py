@@ -14,6 +14,7 @@ from training.artifacts.manifest import MANIFEST, hash_files
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, WEIGHTS
 from training.errors import ConfigError
+from training.model.fields import check_model_directory
 from training.runs import write_json
 from training.serving.connection import EndpointError, RefusedError
 from training.serving.endpoint import Endpoint
@@ -49,6 +50,19 @@ class ModelChoice:
     served_name: str = ""
     version: str = ""
     key: str = ""
+
+    def directory(self) -> Path:
+        """Return the directory of a model that is no URL.
+
+        Raises:
+            ConfigError: there is neither a directory nor a version of this name.
+        """
+        directory, versions = Path(self.model), self.state / "models"
+        is_version = VERSION.fullmatch(self.model) and Registry(versions).has(self.model)
+        if is_version and not directory.is_dir():
+            return Registry(versions).directory(self.model)
+        check_model_directory(directory, "model", f" and is no version in {versions}")
+        return directory
 
 
 @dataclass(frozen=True)
@@ -88,22 +102,13 @@ def opened(choice: ModelChoice) -> Iterator[EvaluatedModel]:
     Raises:
         ConfigError: the model is unknown, its name cannot be stored, or an endpoint has another
             tokenizer than the version of its name in the registry.
-        RegistryError: the version is unknown.
         EndpointError: the model server does not start or does not answer.
     """
     if URL.match(choice.model):
         with Endpoint(choice.model, choice.served_name, choice.key) as endpoint:
             yield _connected(choice, endpoint)
         return
-    if choice.served_name or choice.key:
-        raise ConfigError(
-            "--served-name and --key-file are only for a URL",
-            field="served_name" if choice.served_name else "key",
-            limit="a URL as model",
-        )
-    directory = Path(choice.model)
-    if not (directory / MANIFEST).is_file() and VERSION.fullmatch(choice.model):
-        directory = Registry(choice.state / "models").directory(choice.model)
+    directory = choice.directory()
     with serving(directory) as endpoint:
         yield EvaluatedModel(
             version=_storable(choice.version or endpoint.model),

@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.manifest import MANIFEST, hash_files, read_manifest
-from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, TASK, WEIGHTS, TaskScore
 from training.benchmarks.commands import model_arguments, model_choice, score_store
-from training.benchmarks.models import URL, opened
+from training.benchmarks.models import URL, ModelChoice, opened
 from training.benchmarks.perplexity import (
     DEFAULT_WINDOW,
     MAX_BYTES,
@@ -119,13 +118,14 @@ def check_task(options: argparse.Namespace, texts: int) -> None:
 
 def perplexity(options: argparse.Namespace) -> int:
     """Measure the model, print the figures, and store them if asked."""
+    choice = model_choice(options)
     documents = read_documents(options.text)
     if skipped := skipped_text(options.text):
         print(skipped, file=sys.stderr)
     check_task(options, len(documents))
     began = time.monotonic()
-    source = ENDPOINT if URL.match(options.model or "") else WEIGHTS
-    with _opened(options) as model:
+    source = ENDPOINT if URL.match(choice.model) else WEIGHTS
+    with _opened(choice, options.device) as model:
         if options.store_as:
             tasks = [options.store_as]
             score_store(options).require_model(model.version, tasks, source, model.model_sha256)
@@ -181,29 +181,18 @@ def figure_text(figure: Estimate) -> str:
 
 
 @contextmanager
-def _opened(options: argparse.Namespace) -> Iterator[NamedScorer]:
+def _opened(choice: ModelChoice, device: str) -> Iterator[NamedScorer]:
     """Load the model of a directory or version, or connect to the URL, in the block."""
-    choice = model_choice(options)
     if URL.match(choice.model):
         with opened(choice) as served:
             scorer = EndpointScorer(served.endpoint, served.window_tokens)
             yield NamedScorer(served.version, scorer, served.model_sha256)
         return
-    for name in ("served_name", "key_file"):
-        if getattr(options, name):
-            raise ConfigError(
-                f"--{name.replace('_', '-')}: only for a URL",
-                field=name,
-                reason="CONFLICT",
-                limit="a URL as model",
-            )
     from training.benchmarks.local_model import LocalModel  # imports torch
 
-    directory = Path(choice.model)
-    if not directory.is_dir() and VERSION.fullmatch(choice.model):
-        directory = Registry(choice.state / "models").directory(choice.model)
+    directory = choice.directory()
     version, model_sha256 = directory.name, ""
     if (directory / MANIFEST).is_file():
         version, model_sha256 = read_manifest(directory).version, hash_files(directory)
-    model = LocalModel(directory, options.device)
+    model = LocalModel(directory, device)
     yield NamedScorer(choice.version or version, model, model_sha256)

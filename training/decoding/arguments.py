@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS, Task
 from training.decoding.terminal import Terminal
-from training.errors import ConfigError
+from training.model.fields import check_model_directory
 from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class _Renamed(argparse.Action):
 
 
 def _generate(options: argparse.Namespace) -> int:
+    check_model_directory(options.directory, "directory")
     from training.decoding.command import generate
 
     return generate(options)
@@ -127,8 +128,8 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _chat(options: argparse.Namespace) -> int:
     for name, path in (("directory", options.directory), ("compare", options.compare)):
-        if path is not None and not path.is_dir():
-            raise ConfigError(f"{name}: {path} is no directory", field=name, reason="MISSING")
+        if path is not None:
+            check_model_directory(path, name)
     terminal = Terminal()
     terminal.write_dim("loading")
     from training.decoding.chat import chat

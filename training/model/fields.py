@@ -1,4 +1,6 @@
-"""Checked access to config.json: missing, mistyped or out-of-range fields raise an error by name.
+"""Checked access to model directories and to config.json.
+
+Missing, mistyped or out-of-range fields raise an error by name.
 
 Bounds exist because the file is untrusted: a billion layers would otherwise be built before any
 weight is compared.
@@ -8,17 +10,20 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training.errors import DetailedError
+from training.errors import ConfigError, DetailedError, did_you_mean
 
 FAMILIES = ("gpt2", "llama", "qwen2", "qwen3", "gemma3_text")  # supported by config.py
 # Limit of widths, heads, vocabularies and positions; the largest known is 10 M positions (Llama 4).
 MAX_SIZE = 1 << 24
 MAX_LAYERS = 1 << 10
+HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(?:@[\w./-]{1,200})?")
+IMPORTED = Path("models")  # folder of imports in the command of an error
 
 
 class ModelConfigError(DetailedError, ValueError):
@@ -133,6 +138,38 @@ def read_object(path: Path) -> dict[str, Any]:
             f"{path.name}: is not a JSON object", field=path.name, reason="WRONG_TYPE"
         )
     return found
+
+
+def check_model_directory(path: Path, field: str, note: str = "") -> None:
+    """Check that a model directory exists.
+
+    Args:
+        field: option or argument of the path.
+        note: other places in which the model was looked for, after "does not exist".
+
+    Raises:
+        ConfigError: there is no directory; the text has the nearest model of the folder, or the
+            command that imports a model of this name from the hub.
+    """
+    if path.is_dir():
+        return
+    models = [file.parent.name for file in path.parent.glob("*/config.json")]
+    is_elsewhere = path.parent == Path() or not path.parent.is_dir()
+    source = str(path) if is_elsewhere and HUB_ID.fullmatch(str(path)) else f"OWNER/{path.name}"
+    hint = did_you_mean(path.name, models)
+    if not hint and not path.exists() and HUB_ID.fullmatch(source):
+        name = source.partition("/")[2].partition("@")[0].lower().lstrip("._-")
+        hint = (
+            f", and nothing is downloaded here; from the hub: thumbwheel models import {source} "
+            f"--name {name} --to {IMPORTED}, then use {IMPORTED / name}"
+        )
+    found = "is a file" if path.exists() else f"does not exist{note}"
+    raise ConfigError(
+        f"{field}: {path} {found}; a model directory is expected{hint}",
+        field=field,
+        reason="MISSING",
+        limit="a model directory",
+    )
 
 
 def missing(path: Path) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.errors import ConfigError
+from training.model.fields import HUB_ID, check_model_directory, read_object
 
 if TYPE_CHECKING:
     from training.model_store.destination import Destination
@@ -103,8 +104,8 @@ def print_serving_plan(options: argparse.Namespace) -> int:
         ModelConfigError: the model is not supported.
     """
     from training.model.config import parse_config
-    from training.model.fields import read_object
 
+    check_model_directory(options.model, "DIRECTORY")
     raw = read_object(options.model / "config.json")
     # Imports torch, so the file is checked before.
     from training.model_store.checks import QUANTISATION
@@ -145,7 +146,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _source(options: argparse.Namespace) -> Source:
     from training.model_store.bucket import BucketSource, open_bucket, parse_url
-    from training.model_store.hub import HUB_ID, HubAccess, HubSource
+    from training.model_store.hub import HubAccess, HubSource
     from training.model_store.source import DirectorySource
 
     text = options.source

@@ -8,7 +8,6 @@ are compared by the import.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,6 @@ from typing import Any
 from training.errors import UnavailableError
 from training.model_store.source import GIT, PARTIAL, SHA256, ModelImportError, SourceFile
 
-HUB_ID = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}(?:@[\w./-]{1,200})?")
 REQUEST_SECONDS = 30.0
 CLIENT_FOLDER = f"hub{PARTIAL}"  # of the client, for partial files and their state
 DENIED, MISSING, LIMITED = (401, 403), 404, 429

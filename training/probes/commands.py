@@ -59,8 +59,8 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
 def probes(options: argparse.Namespace) -> int:
     """Measure the model, print a table and store the scores with the answers."""
     kinds = chosen_kinds(options.kinds)
-    store = score_store(options)
     choice = model_choice(options)
+    store = score_store(options)
     check_writable(options.state)
     sandbox = _sandbox(kinds) if Kind.KNOWLEDGE in kinds else None
     with opened(choice) as found, resumable():

@@ -11,6 +11,7 @@ from training.benchmarks.commands import table
 from training.benchmarks.tasks import BENCHMARKS
 from training.verification.sandbox.bubblewrap import PROGRAM_VARIABLE
 
+NANO = Path(__file__).resolve().parents[3] / "models" / "nano"
 pytestmark = pytest.mark.xdist_group("lm_eval")
 
 
@@ -21,12 +22,13 @@ pytestmark = pytest.mark.xdist_group("lm_eval")
         (["model"], ("tasks", "none")),
         (["--tasks", "piqa"], ("model", "directory")),
         (["model", "--quick", "--limit", "5"], ("quick", "limit")),
-        (["model", "--tasks", "piqa", "--limit", "1"], ("limit", "1 items")),
+        ([str(NANO), "--tasks", "piqa", "--limit", "1"], ("limit", "1 items")),
         (["model", "--tasks", "piqa,mbpp", "--samples", "5"], ("samples", "piqa", "mbpp")),
         (["model", "--tasks", "mbpp", "--samples", "201"], ("samples", "200")),
         (["model", "--tasks", "mbpp", "--temperature", "0.5"], ("temperature", "several")),
-        (["Unknown-1", "--tasks", "piqa"], ("model", "manifest.json")),
+        (["Unknown-1", "--tasks", "piqa"], ("model", "Unknown-1", "directory")),
         (["unknown-1", "--tasks", "piqa"], ("version", "unknown-1", "models")),
+        (["docs", "--tasks", "piqa"], ("model", "manifest.json")),
         (["model", "--tasks", "piqa", "--served-name", "a"], ("--served-name", "URL")),
         (["http://127.0.0.1", "--tasks", "piqa", "--key-file", "none"], ("--key-file", "none")),
     ],
@@ -151,7 +153,7 @@ def test_ctrl_c_names_what_is_kept(
         raise KeyboardInterrupt
 
     monkeypatch.setattr("training.benchmarks.commands.run_benchmarks", stopped)
-    assert main(["evaluate", "model", "--tasks", "piqa", "--state", str(tmp_path)]) == 130
+    assert main(["evaluate", str(NANO), "--tasks", "piqa", "--state", str(tmp_path)]) == 130
     assert "finished items are kept" in capsys.readouterr().err
 
 

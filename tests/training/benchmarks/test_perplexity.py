@@ -227,12 +227,12 @@ def test_name_of_a_benchmark_or_no_name_is_refused_before_the_measurement(
 ) -> None:
     (tmp_path / "a.jsonl").write_text('{"text": "abc"}\n{"text": "abcde"}\n')
     with refused(ConfigError, field="store_as", reason="CONFLICT"):
-        run("absent-1", "--text", str(tmp_path / "a.jsonl"), "--store-as", name)
+        run(str(NANO), "--text", str(tmp_path / "a.jsonl"), "--store-as", name)
 
 
 @pytest.mark.parametrize(
     ("words", "field"),
-    [(["absent-1"], "version"), ([str(NANO), "--served-name", "a"], "served_name")],
+    [(["absent-1"], "model"), ([str(NANO), "--served-name", "a"], "served_name")],
 )
 def test_impossible_model_is_refused(tmp_path: Path, words: list[str], field: str) -> None:
     (tmp_path / "a.txt").write_text("abc")

@@ -21,6 +21,7 @@ from training.data.formats.catalogue import PROMPTS, SFT, kind_of
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError, unknown_choice
 from training.model.config import REWARD_SETTINGS, read_config
+from training.model.fields import check_model_directory
 from training.planning.stage import PlannedConfig
 from training.progress_log import resume_text
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
@@ -50,10 +51,10 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
         ConfigError: the name is not valid for a folder in --work, a field cannot be assigned, or a
             run of this name has another configuration.
     """
-    stage = STAGES[name]
-    output = options.work.absolute() / checked_name(options.name or f"{options.model.name}-{name}")
+    stage, model = STAGES[name], checked_model(options.model)
+    output = options.work.absolute() / checked_name(options.name or f"{model.name}-{name}")
     given: dict[str, Any] = {
-        "model_directory": checked_model(options.model),
+        "model_directory": model,
         "data_path": existing_path("data", options.data),
         "output_directory": output,
         "lineage": Lineage(output.name, code_commit=code_commit),
@@ -227,15 +228,16 @@ def checked_model(path: Path) -> Path:
     """Return the path of the initial model.
 
     Raises:
-        ConfigError: the path does not exist or is a reward model, which cannot generate text.
+        ConfigError: the path is no directory or is a reward model, which cannot generate text.
     """
+    check_model_directory(path, "model")
     if (path / REWARD_SETTINGS).exists():
         raise ConfigError(
             f"model: {path} is a reward model, not a language model",
             field="model",
             reason="MISMATCH",
         )
-    return existing_path("model", path)
+    return path.absolute()
 
 
 def checked_judge(path: Path | None, data: Path, allow_extra_fields: bool) -> Path | None:

@@ -69,11 +69,11 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
         ValueError: the options cannot be satisfied, or the name belongs to another run.
     """
     work: Path = options.work.absolute()
-    group = checked_group(options)
-    default = f"{options.model.name}-{options.task}-{options.algorithm}"
+    group, model_directory = checked_group(options), checked_model(options.model)
+    default = f"{model_directory.name}-{options.task}-{options.algorithm}"
     name = checked_name(options.name or default)
     folder, run_folder, output = work / MEASURED / name, work / RUNS / name, work / name
-    shape = read_config(checked_model(options.model))
+    shape = read_config(model_directory)
     config = _config(options, shape, folder / ITEMS, output, code_commit)
     check_config(config, group.workers)
     answered = sampling(config, options.samples)
