@@ -93,9 +93,38 @@ def test_urls_have_the_names_of_the_values() -> None:
             assert found == {"URL": name}
 
 
+AUTHORITY = {
+    "name": "database",
+    "secret": {"secretName": "chat-db-ca", "items": [{"key": "ca.crt", "path": "ca.crt"}]},
+}
+
+
+@pytest.mark.parametrize("more", [(), ("trustBundle.configMap=company",)])
+def test_clients_of_postgres_alone_read_its_authority(more: Sequence[str]) -> None:
+    sets = (*CLOUD_NATIVE_PG, "database.sslMode=verify-full", "database.caSecret=chat-db-ca")
+    objects = render("existing-values.yaml", *sets, *more, "backup.enabled=true")
+    clients = set()
+    for name, pod in pods(objects).items():
+        spec = pod["spec"]
+        for container in (*spec.get("initContainers", ()), *spec["containers"]):
+            found = [item for item in container.get("env", ()) if item["name"] == "PGSSLROOTCERT"]
+            connects = any("_DATABASE_" in item["name"] for item in container.get("env", ()))
+            assert [item["value"] for item in found] == ["/database/ca.crt"] * connects
+            mounts = [mount["mountPath"] for mount in container.get("volumeMounts", ())]
+            assert ("/database" in mounts) == connects
+            if connects:
+                clients.add(name.split("/")[0])
+        assert (AUTHORITY in spec.get("volumes", ())) == (name.split("/")[0] in clients)
+    assert clients == {*DATABASES, "backup"}
+
+
 @pytest.mark.parametrize(
     ("sets", "named"),
     [
+        (
+            ("database.host=db", "database.name=chat", "database.caSecret=ca"),
+            "database.sslMode",
+        ),
         (("database.host=db",), "database.name"),
         (("database.sslMode=require",), "database.host"),
         (("database.services.guardrail.host=db",), "database.services.guardrail"),

@@ -371,7 +371,9 @@ def test_components_with_outgoing_calls_mount_only_the_trust_bundle(values: str)
             assert {"name": "trust", "mountPath": "/trust", "readOnly": True} in container[
                 "volumeMounts"
             ]
-            assert environment["SSL_CERT_FILE"] == environment["PGSSLROOTCERT"] == "/trust/all.pem"
+            assert environment["SSL_CERT_FILE"] == "/trust/all.pem"
+        if any("_DATABASE_" in name for name in environment):
+            assert environment["PGSSLROOTCERT"] == "/trust/all.pem"
 
 
 def test_extra_volumes_are_mounted_at_the_given_path() -> None:

@@ -53,6 +53,7 @@ def test_no_group_of_values_can_be_null() -> None:
 
 EXTERNAL_STORES = {
     "database.existingSecret": "databases",
+    "database.caSecret": "databases-ca",
     "kafka.bootstrap": "kafka:9092",
     "kafka.existingSecret": "kafka",
     "kafka.caKey": "ca.crt",

@@ -19,6 +19,7 @@ volumes:
   {{- with $backup.claim.existingClaim }}
   - {name: backups, persistentVolumeClaim: {claimName: {{ . }}}}
   {{- end }}
+  {{- include "thumbwheel.authorityVolumes" (include "thumbwheel.storeAuthorities" (list $root (dict "database" true)) | fromYamlArray) | nindent 2 }}
   {{- include "thumbwheel.extraVolumes" (list $root $backup) | nindent 2 }}
 {{- end -}}
 
@@ -39,11 +40,12 @@ args: {{ concat (list ($root.Files.Get "files/backup/dump.sh") "dump.sh") $words
 {{ include "thumbwheel.containerSecurity" $root }}
 env:
   {{- include "thumbwheel.databaseUrls" $root | nindent 2 }}
-  {{- include "thumbwheel.trustEnvironment" $root | nindent 2 }}
+  {{- include "thumbwheel.databaseTrust" $root | nindent 2 }}
 resources: {{- toYaml $backup.resources | nindent 2 }}
 volumeMounts:
   - {name: tmp, mountPath: /tmp}
   - {name: dumps, mountPath: /dumps}
+  {{- include "thumbwheel.authorityMounts" (include "thumbwheel.storeAuthorities" (list $root (dict "database" true)) | fromYamlArray) | nindent 2 }}
   {{- include "thumbwheel.extraMounts" (list $root $backup) | nindent 2 }}
 {{- end -}}
 

@@ -69,6 +69,7 @@
 {{- end }}
 {{- include "thumbwheel.secretEnvironment" (list $root $prefix $facts $stores) }}
 {{- include "thumbwheel.trustEnvironment" $root }}
+{{- if $facts.database }}{{ include "thumbwheel.databaseTrust" $root }}{{ end }}
 {{- with $values.extraEnv }}
 {{ toYaml . }}
 {{- end }}

@@ -72,8 +72,8 @@ lifecycle:
 {{/* Environment variables for the trust bundle. */}}
 {{- define "thumbwheel.trustEnvironment" -}}
 {{- if .Values.trustBundle.configMap }}
-{{- /* Read by libpq and asyncpg, by OpenSSL, and by gRPC for traces. */}}
-{{- range list "PGSSLROOTCERT" "SSL_CERT_FILE" "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" }}
+{{- /* Read by OpenSSL, and by gRPC for traces. */}}
+{{- range list "SSL_CERT_FILE" "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" }}
 - {name: {{ . }}, value: {{ printf "/trust/%s" $.Values.trustBundle.key | quote }}}
 {{- end }}
 {{- end }}

@@ -54,6 +54,40 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- end -}}
 {{- end -}}
 
+{{/* Secrets with the authorities of a service's stores, as a YAML list of volume, name and key. Each is
+     mounted at /VOLUME. Arguments: list of root and facts of the service. */}}
+{{- define "thumbwheel.storeAuthorities" -}}
+{{- $stores := include "thumbwheel.stores" (index . 0) | fromYaml -}}{{- $facts := index . 1 -}}
+{{- $kafka := $stores.kafka -}}{{- $database := $stores.database -}}{{- $found := list -}}
+{{- if and $facts.kafka $kafka.caKey -}}{{- $found = append $found (dict "volume" "kafka" "name" ($kafka.caSecret | default $kafka.existingSecret) "key" $kafka.caKey) -}}{{- end -}}
+{{- if and $facts.database $database.caSecret -}}{{- $found = append $found (dict "volume" "database" "name" $database.caSecret "key" $database.caKey) -}}{{- end -}}
+{{ toYaml $found }}
+{{- end -}}
+
+{{- define "thumbwheel.authorityMounts" -}}
+{{- range . }}
+- {name: {{ .volume }}, mountPath: /{{ .volume }}, readOnly: true}
+{{- end }}
+{{- end -}}
+
+{{- define "thumbwheel.authorityVolumes" -}}
+{{- range . }}
+- name: {{ .volume }}
+  secret: {secretName: {{ .name }}, items: [{key: {{ .key }}, path: {{ .key }}}]}
+{{- end }}
+{{- end -}}
+
+{{/* Environment variable with the authority of Postgres, read by libpq, asyncpg and the feedback
+     service. */}}
+{{- define "thumbwheel.databaseTrust" -}}
+{{- $database := (include "thumbwheel.stores" . | fromYaml).database -}}
+{{- if $database.caSecret }}
+- {name: PGSSLROOTCERT, value: {{ printf "/database/%s" $database.caKey | quote }}}
+{{- else if .Values.trustBundle.configMap }}
+- {name: PGSSLROOTCERT, value: {{ printf "/trust/%s" .Values.trustBundle.key | quote }}}
+{{- end }}
+{{- end -}}
+
 {{/* Values of the database of one service. Arguments: list of root and service. */}}
 {{- define "thumbwheel.databaseOf" -}}
 {{- $given := (index . 0).Values.database -}}
@@ -98,6 +132,7 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
   {{- if not $given.existingSecret -}}{{ fail (printf "database.existingSecret: a secret with the Postgres URL of %s, or with its user and password, is required (or evaluation.enabled: true, which installs all stores)" .) }}{{- end -}}
   {{- if include "thumbwheel.databaseHasParts" $given -}}
     {{- if not (or $given.name $given.keys.name) -}}{{ fail (printf "database.name: the database of %s at database.host is required; or set database.keys.name" .) }}{{- end -}}
+    {{- if and $given.caSecret (not (hasPrefix "verify" $given.sslMode)) -}}{{ fail (printf "database.sslMode: is %q for %s, which does not read database.caSecret; set verify-full or verify-ca" $given.sslMode .) }}{{- end -}}
   {{- else if or $given.name $given.sslMode $given.keys.name $given.keys.port -}}
     {{ fail (printf "database.host: is empty, so that %s reads a URL; database.name, database.sslMode and database.keys are parts beside a host" .) }}
   {{- end -}}

@@ -85,7 +85,7 @@
 {{- define "thumbwheel.validateEvaluation" -}}
 {{- if .Values.evaluation.enabled -}}
 {{- $v := .Values -}}
-{{- range $name, $given := dict "database.existingSecret" $v.database.existingSecret "database.host" $v.database.host "database.services" $v.database.services "kafka.bootstrap" $v.kafka.bootstrap "kafka.existingSecret" $v.kafka.existingSecret "kafka.caKey" $v.kafka.caKey "kafka.caSecret" $v.kafka.caSecret "objectStore.endpoint" $v.objectStore.endpoint "objectStore.existingSecret" $v.objectStore.existingSecret "valkey.existingSecret" $v.valkey.existingSecret -}}
+{{- range $name, $given := dict "database.existingSecret" $v.database.existingSecret "database.host" $v.database.host "database.services" $v.database.services "database.caSecret" $v.database.caSecret "kafka.bootstrap" $v.kafka.bootstrap "kafka.existingSecret" $v.kafka.existingSecret "kafka.caKey" $v.kafka.caKey "kafka.caSecret" $v.kafka.caSecret "objectStore.endpoint" $v.objectStore.endpoint "objectStore.existingSecret" $v.objectStore.existingSecret "valkey.existingSecret" $v.valkey.existingSecret -}}
   {{- if $given -}}{{ fail (printf "%s: evaluation.enabled installs its own stores; set only one of the two" $name) }}{{- end -}}
 {{- end -}}
 {{- if ne $v.kafka.securityProtocol "PLAINTEXT" -}}{{ fail "kafka.securityProtocol: the Kafka of evaluation.enabled uses PLAINTEXT" }}{{- end -}}
