@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -32,6 +33,8 @@ ROWS = {
         "2 + 2 = ?",
     ),
     "completion": ({"prompt": "Say hello.", "completion": " Hello "}, "Say hello."),
+    "response": ({"prompt": " Say hello.\n", "response": "Hello"}, "Say hello."),
+    "answer": ({"question": "2 + 2?", "answer": "4", "level": 1}, "2 + 2?"),
 }
 
 
@@ -91,30 +94,40 @@ def test_conversations(tmp_path, row):
     ]
 
 
-def test_wrong_rows_are_counted_and_others_kept(tmp_path, capsys):
+def test_rows_that_sft_would_refuse_are_counted_and_others_kept(tmp_path, capsys):
     good = ROWS["Alpaca"][0]
     rows = [
-        good,
         {**good, "output": " "},
-        {**good, "instruction": ""},
+        {**good, "instruction": "", "note": 1},
+        {**good, "note": 1},
         {**good, "output": 5},
         {**good, "output": "\ud800"},
+        {**good, "weight": -1},
         {"body": "x"},
-        {"messages": [{"role": "user", "content": "Hi"}, {"role": "user", "content": "Hi"}]},
-        {"messages": [{"role": "robot", "content": "Hi"}, {"role": "user", "content": "Hi"}]},
+        {"messages": [{"role": "user", "content": "Hi"}], "response": "Hello"},
         [1],
         good,
     ]
     file = tmp_path / "a.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n{broken\n")
     status, out = convert(tmp_path, str(file))
     assert status == 0
     assert len(read_sft(out)) == 2
-    said = capsys.readouterr().out
-    for rule in ("empty response", "empty prompt", "column that is not text", "encoding",
-                 "no known columns", "conversation without", "malformed", "json"):  # fmt: skip
-        assert rule in said
-    assert sum(int(line.split()[0]) for line in said.splitlines()) == len(rows) + 1
+    first, kept, *dropped = capsys.readouterr().out.splitlines()
+    assert "(Alpaca)" in first
+    assert "note (2)" in first, "ignored columns are named"
+    assert kept.split()[0] == "2"
+    found = [(line.split()[0], re.search(r"row (\d+)", line)[1]) for line in dropped]
+    assert found[0] == ("2", "11"), "the most frequent reason comes first"
+    assert sorted(found[1:]) == [("1", str(row)) for row in (1, 2, 4, 5, 6, 7, 8, 9)]
+
+
+@pytest.mark.parametrize("place", ["messages", "response"])
+def test_white_space_is_no_text(tmp_path, place):
+    texts = {"messages": "Hi", "response": "Hello"} | {place: " \n"}
+    row = {"messages": [{"role": "user", "content": texts["messages"]}]}
+    (tmp_path / "a.jsonl").write_text(json.dumps({**row, "response": texts["response"]}))
+    assert convert(tmp_path, str(tmp_path / "a.jsonl"))[0] == 2
 
 
 def test_columns_by_option(tmp_path):

@@ -91,6 +91,30 @@ SAME: dict[str, tuple[RowKind, dict[str, Any], dict[str, Any], str]] = {
         {"messages": [SYSTEM, *user("good")], "response": "river"},
         "instruction/input/output (Alpaca)",
     ),
+    "Dolly": (
+        SFT,
+        {"instruction": "good", "context": "tree", "response": "river", "category": "closed_qa"},
+        {"messages": user("good\n\ntree"), "response": "river"},
+        "columns instruction/context/response (Dolly)",
+    ),
+    "FLAN": (
+        SFT,
+        {"inputs": "tree", "targets": "river", "task_source": "Flan2021", "template_idx": 3},
+        {"messages": user("tree"), "response": "river"},
+        "columns inputs/targets (FLAN)",
+    ),
+    "prompt and response": (
+        SFT,
+        {"prompt": "tree", "response": "river"},
+        {"messages": user("tree"), "response": "river"},
+        "columns prompt/response",
+    ),
+    "question and answer": (
+        SFT,
+        {"question": "tree", "context": "bird", "answer": "river"},
+        {"messages": user("tree\n\nbird"), "response": "river"},
+        "columns question/answer",
+    ),
     "ShareGPT": (
         SFT,
         {"id": "a_0", "conversations": turns("bird", "cloud", "tree", "river")},
@@ -277,6 +301,7 @@ def test_file_of_two_formats_is_refused_with_the_row(tmp_path: Path) -> None:
     ("kind", "row", "missing", "named"),
     [
         (SFT, {"instruction": "a", "input": "b"}, "'output'", "Alpaca"),
+        (SFT, {"prompt": "a"}, "'completion'", "TRL"),
         (SFT, {"messages": user("a")}, "'response'", "messages/response"),
         (SFT, {"messages": user("a"), "respones": "b"}, "'response'", "did you mean response"),
         (SFT, {"prompt": "a", "chosen": "b", "rejected": "c"}, "'completion'", "dpo"),

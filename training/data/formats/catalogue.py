@@ -147,12 +147,25 @@ def from_conversations(row: Row) -> dict[str, Any]:
     return _answered([*_system(row), *messages], "conversations")
 
 
-def from_instruction(row: Row) -> dict[str, Any]:
-    """Join instruction and input with an empty line; the input may be empty."""
-    prompt = text_in(row, "instruction")
-    if row.get("input", "") != "":
-        prompt = f"{prompt}\n\n{text_in(row, 'input')}"
-    return {"messages": [*_system(row), *_user(prompt)], "response": text_in(row, "output")}
+def from_columns(
+    name: str, prompt: str, context: str, response: str, metadata: tuple[str, ...] = ()
+) -> RowFormat:
+    """Return the format of a table with these columns.
+
+    Prompt and context are joined with an empty line; the context may be empty.
+
+    Args:
+        context: column of the input of an instruction; "" if the table has none.
+    """
+
+    def convert(row: Row) -> dict[str, Any]:
+        text = text_in(row, prompt)
+        if row.get(context, "") != "":
+            text = f"{text}\n\n{text_in(row, context)}"
+        return {"messages": [*_system(row), *_user(text)], "response": text_in(row, response)}
+
+    optional = (context, "system") if context else ("system",)
+    return RowFormat(name, (prompt, response), convert, optional, metadata)
 
 
 # TRL's prompts and completions.
@@ -262,8 +275,8 @@ def _trl(
     )
 
 
-# Fields of UltraFeedback, of UltraChat and Capybara, of Alpaca, and of ShareGPT.
-SCORES = ("score_chosen", "score_rejected")
+SCORES = ("score_chosen", "score_rejected")  # of UltraFeedback
+FLAN = ("task_source", "task_name", "template_type", "template_idx")
 
 SFT = RowKind(
     ("sft",),
@@ -279,12 +292,8 @@ SFT = RowKind(
             is_conversation=True,
         ),
         *_trl(("prompt", "completion"), from_completion),
-        RowFormat(
-            "instruction/input/output (Alpaca)",
-            ("instruction", "output"),
-            from_instruction,
-            ("input", "system"),
-            ("text",),
+        from_columns(
+            "instruction/input/output (Alpaca)", "instruction", "input", "output", ("text",)
         ),
         RowFormat(
             "conversations (ShareGPT)",
@@ -295,6 +304,16 @@ SFT = RowKind(
             names=SHAREGPT,
             is_conversation=True,
         ),
+        from_columns(
+            "columns instruction/context/response (Dolly)",
+            "instruction",
+            "context",
+            "response",
+            ("category",),
+        ),
+        from_columns("columns inputs/targets (FLAN)", "inputs", "", "targets", FLAN),
+        from_columns("columns prompt/response", "prompt", "", "response"),
+        from_columns("columns question/answer", "question", "context", "answer"),
     ),
 )
 PAIRS = RowKind(
