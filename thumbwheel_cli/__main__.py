@@ -12,11 +12,13 @@ import signal
 import sys
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parents[1]
 USAGE_ERROR = 2
+LEAST_ALIKE = 0.85  # of two words, because the first is often right
 HELP = ("-h", "--help", "help")
 # Titles of the list of commands, with the first words of their names.
 SECTIONS = {
@@ -238,12 +240,16 @@ def run() -> None:
         if parts and (not rest or rest[0] in HELP):
             print(usage(parts))
             return
-        known = f"; its commands are: {', '.join(parts)}" if parts else ""
-        typed = " ".join(words[:2]) if parts else name
-        print(
-            f"thumbwheel: {typed!r} is not a command{known} (thumbwheel --help lists all)",
-            file=sys.stderr,
-        )
+        two, first_words = " ".join(words[:2]), {command.split()[0] for command in COMMANDS}
+        if meant := get_close_matches(two, COMMANDS, 1, LEAST_ALIKE):
+            typed, hint = two, f"; did you mean {meant[0]}?"
+        elif parts:
+            typed, hint = two, f"; its commands are: {', '.join(parts)}"
+        elif meant := get_close_matches(name, first_words, 1):
+            typed, hint = name, f"; did you mean {meant[0]}?"
+        else:
+            typed, hint = name, " (thumbwheel --help lists all)"
+        print(f"thumbwheel: {typed!r} is not a command{hint}", file=sys.stderr)
         sys.exit(USAGE_ERROR)
     command = COMMANDS[name]
     is_help = not {"-h", "--help"}.isdisjoint(rest)

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import signature
+from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from training.errors import REPORTED_ERRORS
+from training.errors import REPORTED_ERRORS, did_you_mean
 from training.reporting.tracking import check_installed
 from training.runs import FAILED, HALTED, HaltedError, LoopRunningError
 from training.runtime.context import StoppedError
@@ -28,7 +29,7 @@ from training.runtime.outputs import check_writable, describe_os_error
 ROOT = Path(__file__).resolve().parents[1]
 # Options that name output paths. Only some commands write into the state.
 OUTPUTS, STATE = ("output", "page", "work"), "state"
-LOCKED, STOPPED, BY_SIGNAL = 3, 130, 128
+USAGE_ERROR, LOCKED, STOPPED, BY_SIGNAL = 2, 3, 130, 128
 
 
 @dataclass(frozen=True)
@@ -162,16 +163,40 @@ def _given(options: argparse.Namespace, names: Sequence[str]) -> list[Path]:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Argument parser that prints the usage of the command for unknown options.
+    """Argument parser whose errors are one line with the nearest command, option or choice.
 
-    argparse prints the usage of the root parser instead.
+    argparse prints the usage, and for unknown options that of the root parser.
     """
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        known = self._option_string_actions
+        words: Iterable[str] = takewhile("--".__ne__, args)
+        if self._subparsers:  # the rest belongs to the command
+            words = takewhile(lambda word: word.startswith("-"), words)
+        # A mistyped option is named before the required one that is then missing.
+        for word in words:
+            option = word.partition("=")[0]
+            if word.startswith("--") and not any(name.startswith(option) for name in known):
+                self.error(f"{option} is not an option{did_you_mean(option, known)}")
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            self.error(f"unknown arguments: {' '.join(unknown)}")
         return options, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is None or value in action.choices:
+            return
+        known = [str(one) for one in action.choices]
+        is_command = isinstance(action, argparse._SubParsersAction)
+        kind = "a command" if is_command else f"one of {', '.join(known)}"
+        raise argparse.ArgumentError(
+            None if is_command else action,
+            f"{str(value)!r} is not {kind}{did_you_mean(str(value), known)}",
+        )
+
+    def error(self, message: str) -> NoReturn:
+        more = "" if message.endswith("?") else f" ({self.prog} --help lists all)"
+        self.exit(USAGE_ERROR, f"{self.prog}: {message}{more}\n")
 
 
 class _Root(_Parser):

@@ -5,6 +5,7 @@ They mean that the input is wrong, not the code.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import TypedDict
@@ -81,10 +82,21 @@ def unknown_choice(field: str, value: object, known: Iterable[str], note: str = 
 
 
 def did_you_mean(given: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" for the known name that is spelled most alike, or ""."""
-    by_letters = {name.lower(): name for name in known}
-    found = get_close_matches(given.lower(), by_letters, n=1)
+    """Return "; did you mean X?" for the first name that continues the given one, or "".
+
+    Without such a name, X is the one that is spelled most alike. Case and punctuation do not count.
+    """
+    by_letters: dict[str, str] = {}
+    for name in known:
+        by_letters.setdefault(_letters(name), name)
+    letters = _letters(given)
+    longer = [name for name in by_letters if len(letters) > 1 and name.startswith(letters)]
+    found = longer or get_close_matches(letters, by_letters, n=1)
     return f"; did you mean {by_letters[found[0]]}?" if found else ""
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[\W_]", "", name.lower())
 
 
 class UnavailableError(DetailedError, RuntimeError):

@@ -132,19 +132,29 @@ def test_options_and_fields_in_the_text_belong_to_a_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "usage"),
+    ("arguments", "command", "named"),
     [
         (
-            ["sft", "--model", "M", "--data", "D", "--work", "W", "--rollout-actors", "2"],
-            "train sft [-h]",
+            "sft --model M --data D --work W --rollout-actors 2",
+            "train sft",
+            "--rollout-actors is not an option (thumbwheel train sft --help",
         ),
-        (["tasks", "list", "--al"], "train tasks list [-h]"),
-        (["--no-such"], "train [-h]"),
+        ("sft --modle=M", "train sft", "--modle is not an option; did you mean --model?"),
+        ("generate models/nano --prompt x y", "train generate", "unknown arguments: y "),
+        ("tasks list --al", "train tasks list", "--al is not an option "),
+        ("tasks lst", "train tasks", "'lst' is not a command; did you mean list?"),
+        ("stf --model M", "train", "'stf' is not a command; did you mean sft?"),
+        ("xyzzy", "train", "'xyzzy' is not a command (thumbwheel train --help"),
+        ("--no-such", "train", "--no-such is not an option "),
+        ("sft", "train sft", "--model, --data, --work (thumbwheel train sft --help"),
+        ("loop --recipe smal", "train loop", "auto, nano, small; did you mean small?"),
     ],
 )
-def test_unknown_option_prints_the_usage_of_its_command(
-    arguments: list[str], usage: str, capsys: pytest.CaptureFixture[str]
+def test_wrong_argument_is_one_line_with_the_command_and_the_nearest_name(
+    arguments: str, command: str, named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit):
-        main(arguments)
-    assert f"usage: thumbwheel {usage}" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments.split())
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"thumbwheel {command}: ")
+    assert named in line

@@ -71,7 +71,6 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     """Add the options of sampling and of the device."""
     parser.add_argument(
         "--preset",
-        type=Task,
         choices=list(Task),
         default=Task.CHAT,
         help="sampling parameters of a task, as in serving (default chat)",

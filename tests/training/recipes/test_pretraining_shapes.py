@@ -87,6 +87,9 @@ def test_rates_are_the_measured_ones_and_fall_with_the_width() -> None:
     ("more", "field", "reason", "limit", "said"),
     [
         (("--shape", "gpt2-smal"), "shape", "UNKNOWN", ", ".join(SHAPES), "gpt2-small?"),
+        (("--shape", "GPT-2"), "shape", "UNKNOWN", ", ".join(SHAPES), "gpt2-small?"),
+        (("--shape", "llama"), "shape", "UNKNOWN", ", ".join(SHAPES), "llama-3.2-1b?"),
+        (("--shape", "llama-3.1"), "shape", "UNKNOWN", ", ".join(SHAPES), "llama-3.1-8b?"),
         (("--heads", "5"), "heads", "MISMATCH", "divides 56", "4 or 7"),
         (("--width", "113"), "heads", "MISMATCH", None, "113"),
         (("--shape", "gpt2-small", "--heads", "7"), "heads", "MISMATCH", "divides 768", "6 or 8"),

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from training.errors import ConfigError
 
 ALIASES = {"lr": "learning_rate"}  # accepted; only the second name is documented
+MOST_LISTED = 20  # fields in an error
 # A stage has one of these fields, which sets its length.
 LENGTHS = ("steps", "epochs", "updates")
 CONVERSIONS = {  # from the length that was given to the one of the stage
@@ -59,17 +60,20 @@ def unknown_field(name: str, beside: Sequence[str], everywhere: Sequence[str]) -
 
     Args:
         name: the given field, with the names of its parts.
-        beside: fields of the same part of the config, the alternatives in the error.
+        beside: fields of the same part of the config, listed if none is alike.
         everywhere: all fields of the config.
     """
-    hint = ";"
-    if length := _length_text(name, everywhere):
-        hint = f"; {length};"
-    elif found := _alike(name, beside, everywhere):
-        hint = f"; did you mean {' or '.join(found)}?"
     known = ", ".join(beside)
+    if length := _length_text(name, everywhere):
+        hint = length
+    elif found := _alike(name, beside, everywhere):
+        hint = f"did you mean {' or '.join(found)}?"
+    elif len(beside) > MOST_LISTED:
+        hint = f"`thumbwheel train STAGE --help` lists the {len(beside)} fields"
+    else:
+        hint = f"known fields: {known}"
     return ConfigError(
-        f"{name}: unknown field{hint} known fields: {known}",
+        f"{name}: unknown field; {hint}",
         field=name,
         reason="UNKNOWN",
         limit=known,
