@@ -102,12 +102,14 @@ class DataSummary:
         earlier_answers: messages of the assistant before the response, from which SFT learns
             nothing; counted where the response is the last message of a conversation.
         ignored: rows with each unknown field that was ignored.
+        first_without_task: number of the first prompt without a task; 0 if there is none.
     """
 
     rows: int = 0
     format: str = ""
     earlier_answers: int = 0
     ignored: Mapping[str, int] = field(default_factory=dict)
+    first_without_task: int = 0
 
     def text(self) -> str:
         """Describe the file in a single line."""
@@ -176,8 +178,9 @@ def summarise(path: Path, kind: RowKind, allow_extra_fields: bool = False) -> Da
         ExampleError: as the readers.
     """
     summary, parse = DataSummary(), PARSERS[kind.readers]
-    for _ in _examples(path, kind, parse, allow_extra_fields, summary):
-        pass
+    for example in _examples(path, kind, parse, allow_extra_fields, summary):
+        if isinstance(example, PromptExample) and not example.task:
+            summary.first_without_task = summary.first_without_task or summary.rows
     return summary
 
 

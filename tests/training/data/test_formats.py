@@ -17,6 +17,7 @@ from tests.training.toys import toy_model, user, write_lines
 from training.data.chat import Chat, load_chat
 from training.data.context import fit_context
 from training.data.examples import (
+    DataSummary,
     read_pairs,
     read_prompts,
     read_sft,
@@ -424,3 +425,12 @@ def test_earlier_answers_of_conversations_are_counted(tmp_path: Path) -> None:
     summary = summarise(write_lines(tmp_path / "rows.jsonl", rows), SFT)
     assert summary.earlier_answers == 1
     assert "context" in summary.text()
+
+
+def test_first_prompt_without_a_task_is_named(tmp_path: Path) -> None:
+    with_task, without = SAME["prompt"][1], {"prompt": "tree"}
+    rows = [with_task, without, with_task, without]
+    assert summarise(write_lines(tmp_path / "rows.jsonl", rows), PROMPTS).first_without_task == 2
+    assert summarise(write_lines(tmp_path / "all.jsonl", [with_task]), PROMPTS) == DataSummary(
+        1, "prompt (TRL)"
+    )

@@ -31,7 +31,7 @@ from training.data.chat import load_chat
 from training.data.formats.fields import ExampleError
 from training.errors import ConfigError
 from training.model.lora import LoraConfig
-from training.recipes.custom.commands import check_prompts
+from training.recipes.custom.commands import checked_rows
 from training.recipes.rlvr import stage
 from training.rl.alarms import record_figures
 from training.rl.experience import ScoringConfig, score_rollout
@@ -213,7 +213,7 @@ def test_contradictions_are_refused_by_field(config: PolicyConfig, tmp_path: Pat
     write_items(SUMS[:2], tmp_path / "few.jsonl")
     few = replace(config.verifiable, data_path=tmp_path / "few.jsonl")
     with refused(ConfigError, field="verifiable.share", reason="TOO_LARGE", limit="at most 2"):
-        check_prompts(replace(config, verifiable=few))
+        checked_rows(replace(config, verifiable=few))
 
 
 class Right:

@@ -16,7 +16,7 @@ from typing import Any
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.group import BOOKKEEPING, Group
 from training.cluster.notice import STOP_FILE
-from training.data.examples import read_prompts, summarise
+from training.data.examples import summarise
 from training.data.formats.catalogue import PROMPTS, SFT, kind_of
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError, unknown_choice
@@ -62,9 +62,7 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
         **lengths(stage.config, options.model),
     }
     if stage.is_policy:
-        given["reward_model_directory"] = checked_judge(
-            options.reward_model, given["data_path"], options.allow_extra_fields
-        )
+        given["reward_model_directory"] = checked_judge(options.reward_model)
     config = assigned(stage.config(**given), options.set, (*FIXED, EXTRA))
     check_same_run(
         config, options.work.absolute() / RUNS / output.name, fields_named(options.set), "name"
@@ -125,13 +123,16 @@ def _run(
         for name, config in stages.items()
         if not finished_manifest(config.output_directory)
     }
-    for config in due.values():
-        check_prompts(config)
+    lines = [
+        f"{name} {line}" if len(stages) > 1 else line
+        for name, config in due.items()
+        for line in checked_rows(config)
+    ]
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     bucket = bucket_prefix(options)
-    for name, config in due.items():
-        print_rows(f"{name} " if len(stages) > 1 else "", config)
+    for line in lines:
+        print(line, flush=True)
     first = {  # text to display before the first step
         name: resume_text(storage / name)
         or (FIRST_UPDATE if isinstance(config, PolicyConfig) else "")
@@ -240,22 +241,13 @@ def checked_model(path: Path) -> Path:
     return path.absolute()
 
 
-def checked_judge(path: Path | None, data: Path, allow_extra_fields: bool) -> Path | None:
-    """Return the path of the reward model, or None if all prompts have tasks.
+def checked_judge(path: Path | None) -> Path | None:
+    """Return the path of the reward model; None if the prompts have tasks (`checked_rows`).
 
     Raises:
-        ConfigError: the path is not a reward model, or both reward model and tasks are missing.
+        ConfigError: the path is not a reward model.
     """
     if path is None:
-        rows = enumerate(read_prompts(data, allow_extra_fields), start=1)
-        bare = next((number for number, row in rows if not row.task), None)
-        if bare is not None:
-            raise ConfigError(
-                f"reward-model: missing, and row {bare} of {data.name} has no task; one of both "
-                "is needed",
-                field="reward-model",
-                reason="MISSING",
-            )
         return None
     directory = existing_path("reward-model", path)
     if not (directory / REWARD_SETTINGS).exists():
@@ -270,48 +262,49 @@ def checked_judge(path: Path | None, data: Path, allow_extra_fields: bool) -> Pa
     return directory
 
 
-def print_rows(prefix: str, config: PlannedConfig) -> None:
-    """Check the rows of a stage and print what its files contain.
+def checked_rows(config: PlannedConfig) -> list[str]:
+    """Check the rows of a stage, and return a line on the content of each file.
 
-    Args:
-        prefix: text before the name of each file, to distinguish the stages.
+    Each file is read once. The stage reads the file again, because a worker may be on another
+    machine. A file that is missing may be written by an earlier stage of a recipe.
 
     Raises:
         ExampleError: a row is invalid or has an unknown field.
+        ConfigError: an update needs more prompts than a file has, or a prompt has no task and there
+            is no reward model.
     """
     if isinstance(config, PretrainConfig):
-        return  # it reads shards
+        return []  # it reads shards
     name = next(name for name, one in STAGES.items() if isinstance(config, one.config))
-    files = [("data", config.data_path, kind_of(name))]
+    # Field, file, prompts of an update, and the field that sets their number.
+    files = [("data", config.data_path, kind_of(name), 0, "")]
+    needs_tasks = False
     if isinstance(config, PolicyConfig):
-        if config.verifiable is not None:
-            files.append(("verifiable", config.verifiable.data_path, PROMPTS))
+        needs_tasks, tasks = config.reward_model_directory is None, config.verifiable_per_update
+        count = config.prompts_per_update - tasks
+        files = [("data", config.data_path, PROMPTS, count, "prompts_per_update")]
+        if (mix := config.verifiable) is not None:
+            files.append(("verifiable", mix.data_path, PROMPTS, tasks, "verifiable.share"))
         if config.sft_mix is not None:
-            files.append(("sft_mix", config.sft_mix.data_path, SFT))
-    for field, path, kind in files:
-        if path.is_file():  # an earlier stage of a recipe may write the file
-            found = summarise(path, kind, config.allow_extra_fields)
-            print(f"{prefix}{field}: {found.text()}", flush=True)
-
-
-def check_prompts(config: PlannedConfig) -> None:
-    """Check the number of prompts.
-
-    Raises:
-        ConfigError: an update needs more prompts than the data has.
-    """
-    if not isinstance(config, PolicyConfig) or not config.data_path.exists():
-        return
-    tasks = config.verifiable_per_update
-    files = [(config.data_path, config.prompts_per_update - tasks, "prompts_per_update")]
-    if config.verifiable is not None:
-        files.append((config.verifiable.data_path, tasks, "verifiable.share"))
-    for path, needed, field in files:
-        count = summarise(path, PROMPTS, config.allow_extra_fields).rows
-        if needed > count:
+            files.append(("sft_mix", config.sft_mix.data_path, SFT, 0, ""))
+    lines = []
+    for field, path, kind, needed, why in files:
+        if not path.is_file():
+            continue
+        found = summarise(path, kind, config.allow_extra_fields)
+        if needs_tasks and found.first_without_task:
             raise ConfigError(
-                f"{field}: an update needs {needed} of the {count} prompts of {path.name}",
-                field=field,
-                reason="TOO_LARGE",
-                limit=f"at most {count}",
+                f"reward-model: missing, and row {found.first_without_task} of {path.name} has no "
+                "task; one of both is needed",
+                field="reward-model",
+                reason="MISSING",
             )
+        if needed > found.rows:
+            raise ConfigError(
+                f"{why}: an update needs {needed} of the {found.rows} prompts of {path.name}",
+                field=why,
+                reason="TOO_LARGE",
+                limit=f"at most {found.rows}",
+            )
+        lines.append(f"{field}: {found.text()}")
+    return lines
