@@ -14,7 +14,6 @@ from training.recipes import names
 from training.recipes.custom.arguments import STAGE_HELP
 from training.recipes.custom.stages import PRETRAIN, STAGES
 from training.recipes.open_models import recipes as open_models
-from training.recipes.rlvr import recipe as rlvr
 
 HEAVY = {
     *("torch", "ray", "transformers", "sympy", "pyarrow", "grpc", "math_verify", "reasoning_gym"),
@@ -144,4 +143,3 @@ def test_help_lists_all_recipe_names() -> None:
     assert {name for name, learner in STAGE_HELP.items() if learner.is_judged} == {
         name for name, stage in STAGES.items() if stage.is_policy
     }
-    assert tuple(sorted(rlvr.SIZES)) == names.RLVR_SIZES

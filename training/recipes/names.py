@@ -19,4 +19,4 @@ OPEN_MODELS = (
     "llama-3.1-70b-sft",
 )
 WORLD_BASES = ("nano", "llama", "qwen3")  # models of the toy world
-RLVR_SIZES, RLVR_ALGORITHMS = ("small", "tiny"), ("grpo", "ppo")
+RLVR_ALGORITHMS = ("grpo", "ppo")

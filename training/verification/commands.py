@@ -8,10 +8,10 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from training.verification.items import Split, write_items
-from training.verification.tasks.catalogue import ItemRequest, make_items, names
+from training.verification.tasks.catalogue import CHOICE_SETS, ItemRequest, make_items, names
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -23,18 +23,47 @@ def describe(commands: Commands) -> None:
     verbs = tasks.add_subparsers(required=True)
     verbs.add_parser("list", help="list all tasks").set_defaults(command=list_tasks)
     write = verbs.add_parser("write", help="write items of a task as prompts for a stage")
-    write.add_argument("name", help="a task of `tasks list`")
-    write.add_argument("--items", type=int, required=True, metavar="N")
-    write.add_argument("--seed", type=int, default=0)
-    write.add_argument("--split", type=Split, choices=list(Split), default=Split.TRAIN)
+    add_task(write, "task")
     write.add_argument(
-        "--level", type=int, help="difficulty, from 0; default: the generator's own settings"
+        "--items", type=int, required=True, metavar="N", help="number of different items"
     )
     write.add_argument(
-        "--texts", type=Path, help="folder of the packages of locks/small_sft_texts.txt"
+        "--seed", type=int, default=0, metavar="N", help="seed of the items (default: 0)"
     )
-    write.add_argument("--output", type=Path, required=True, metavar="FILE")
+    write.add_argument(
+        "--split",
+        choices=list(Split),
+        default=Split.TRAIN,
+        help="held-out items are refused for training (default: train)",
+    )
+    write.add_argument(
+        "--output", type=Path, required=True, metavar="FILE", help="new file of JSON lines"
+    )
     write.set_defaults(command=write_tasks)
+
+
+def add_task(parser: argparse.ArgumentParser, name: str) -> None:
+    """Add the arguments that choose a task.
+
+    Args:
+        name: of the argument, or of a required option.
+    """
+    is_option: dict[str, Any] = {"required": True} if name.startswith("-") else {}
+    parser.add_argument(
+        name, metavar="TASK", help="name from `thumbwheel train tasks list`", **is_option
+    )
+    parser.add_argument(
+        "--level",
+        type=int,
+        metavar="N",
+        help="difficulty, from 0 (default: the settings of the task's generator)",
+    )
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        metavar="DIR",
+        help=f"for {', '.join(CHOICE_SETS)}: folder of the packages of locks/small_sft_texts.txt",
+    )
 
 
 def list_tasks(options: argparse.Namespace) -> int:
@@ -51,15 +80,16 @@ def write_tasks(options: argparse.Namespace) -> int:
         ValueError: the task, its level or its texts are unavailable.
     """
     request = ItemRequest(
-        options.name, options.items, options.seed, options.split, options.level, options.texts
+        *(options.task, options.items, options.seed, Split(options.split)),
+        *(options.level, options.texts),
     )
     items = make_items(request)
     written = write_items(items, options.output)
     if written < options.items:
         print(
-            f"only {written} different items: {options.name} has no more"
+            f"only {written} different items: {options.task} has no more"
             f" of the {options.split} split",
             file=sys.stderr,
         )
-    print(f"{written} items of {options.name} ({options.split}) are in {options.output}")
+    print(f"{written} items of {options.task} ({options.split}) are in {options.output}")
     return 0

@@ -12,7 +12,7 @@ import pytest
 from tests.support.errors import refused
 from tests.training.refused_commands import refused_command
 from tests.training.toys import toy_model
-from training.__main__ import main
+from training.__main__ import main, parser
 from training.artifacts.manifest import verify_manifest
 from training.data.chat import ChatError
 from training.data.examples import read_prompts
@@ -58,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         with OddAnswers(1) as workers:
             yield Scorer(workers, None)
 
-    monkeypatch.setitem(SIZES, "tiny", TINY)
+    monkeypatch.setitem(SIZES, True, TINY)
     monkeypatch.setattr(commands, "open_scorer", opened)
     monkeypatch.setattr(stage, "open_scorer", opened)
 
@@ -199,6 +199,7 @@ def test_invalid_options_are_refused_before_sampling(
 @pytest.mark.parametrize(
     ("option", "field"),
     [
+        ("--size", "prompts_per_update"),
         ("--updates", "updates"),
         ("--prompt-tokens", "max_prompt_tokens"),
         ("--response-tokens", "max_response_tokens"),
@@ -227,31 +228,42 @@ def test_two_runs_in_one_folder_have_their_own_measurements(
     assert all((work / "measured" / name / "result.json").exists() for name in ("one", "two"))
 
 
-def test_size_and_lora_are_chosen_by_the_weights_or_by_options() -> None:
+def test_samples_and_adapters_are_chosen_by_the_weights_or_by_options(tmp_path: Path) -> None:
     tiny = parse_config(llama_json(300, 32, 2, 4, 2, 64))
     small = parse_config(SHAPES["smollm-135m"].model_json(49_152))
-    assert [commands.default_size(model) for model in (tiny, small)] == ["tiny", "small"]
-    given = {name: Path(name) for name in ("model_directory", "data_path", "output_directory")}
 
-    def made(model: ModelConfig, size: str, adapted: bool | None) -> GrpoConfig:
-        rate, mode = commands.training_mode(model, adapted)
-        config = make_config("grpo", SIZES[size], rate, {**given, **mode, "lineage": Lineage("")})
+    def made(model: ModelConfig, *words: str) -> GrpoConfig:
+        options = parser("rlvr").parse_args([*asked(tmp_path), *words])
+        config = commands.make_run(options, model, Path("items"), Path("output"), "")
         assert isinstance(config, GrpoConfig)
         assert (config.vocabulary_rows is None) == (config.lora is None)
         return config
 
-    assert made(tiny, "tiny", None).lora is None
-    assert made(small, "small", None).lora is not None
+    assert (made(tiny).rows_per_update, made(small).rows_per_update) == (400, 128)
+    assert (made(tiny).lora is None, made(small).lora is None) == (True, False)
+    assert "40 updates of 128 responses; trains adapters of rank 8" in commands.plan_text(
+        replace(made(small), updates=40)
+    )
     for model in (tiny, small):
-        for size, samples in (("tiny", 400), ("small", 128)):
-            full, adapted = made(model, size, False), made(model, size, True)
-            assert full.rows_per_update == adapted.rows_per_update == samples
-            assert (full.lora is None, adapted.lora is None) == (True, False)
-            rates = [one.policy_optimizer.learning_rate for one in (full, adapted)]
-            assert rates[1] == pytest.approx(10 * rates[0], rel=0.05)
+        full, adapted = made(model, "--no-lora"), made(model, "--lora")
+        assert full.rows_per_update == adapted.rows_per_update
+        assert (full.lora is None, adapted.lora is None) == (True, False)
+    size = ("--set", "prompts_per_update=4", "--set", "samples_per_prompt=25")
+    assert made(tiny, *size).rows_per_update == 100
+
+
+def test_learning_rates_are_ten_times_as_high_for_adapters() -> None:
+    tiny = parse_config(llama_json(300, 32, 2, 4, 2, 64))
+    small = parse_config(SHAPES["smollm-135m"].model_json(49_152))
+    for model in (tiny, small):
+        full, adapted = (commands.training_mode(model, lora)[0] for lora in (False, True))
+        assert adapted == pytest.approx(10 * full, rel=0.05)
+    mode = commands.training_mode(small, None)[1]
+    assert DESCRIBED["vocabulary_rows"].startswith(f"{mode['vocabulary_rows']};")
+    assert DESCRIBED["lora"].startswith(f"rank {mode['lora'].rank};")
     # Measured: docs/decisions/nano.md, docs/decisions/verifiable-rewards.md.
-    assert made(tiny, "tiny", None).policy_optimizer.learning_rate == 3e-4
-    assert made(small, "small", None).policy_optimizer.learning_rate == pytest.approx(1e-4, rel=0.3)
+    assert commands.training_mode(tiny, None)[0] == 3e-4
+    assert commands.training_mode(small, None)[0] == pytest.approx(1e-4, rel=0.3)
 
 
 def test_the_help_shows_the_values_of_the_command() -> None:
@@ -260,7 +272,13 @@ def test_the_help_shows_the_values_of_the_command() -> None:
         for line in settable_fields().splitlines()
         if " = " in line
     }
-    assert {field for field, value in lines.items() if value.startswith("by ")} == {*DESCRIBED}
+    assert DESCRIBED.items() <= lines.items()
+    shown = ("prompts_per_update", "samples_per_prompt", "minibatch_rows")
+    numbers = {name: re.findall(r"\d+", lines[name])[:2] for name in shown}
+    assert numbers == {
+        name: [str(getattr(config_of("grpo", SIZES[is_tiny]), name)) for is_tiny in (False, True)]
+        for name in shown
+    }
     assert (lines["updates"], lines["max_response_tokens"], lines["lora.rank"]) == ("40", "64", "8")
 
 

@@ -75,13 +75,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             nargs=0,
             help=FieldsHelp.TEXT,
         )
-        one.add_argument(
-            "--model",
-            type=Path,
-            required=True,
-            metavar="DIR",
-            help="initial model: config, weights, tokenizer",
-        )
+        add_model(one)
         one.add_argument(
             "--data",
             type=Path,
@@ -129,6 +123,17 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         return run_recipe(options, code_commit())
 
     many.set_defaults(command=run_stages)
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add the option --model, the model that a stage trains."""
+    parser.add_argument(
+        "--model",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="initial model: a directory with config.json, weights and tokenizer",
+    )
 
 
 def add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:

@@ -74,7 +74,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     name = checked_name(options.name or default)
     folder, run_folder, output = work / MEASURED / name, work / RUNS / name, work / name
     shape = read_config(model_directory)
-    config = _config(options, shape, folder / ITEMS, output, code_commit)
+    config = make_run(options, shape, folder / ITEMS, output, code_commit)
     check_config(config, group.workers)
     answered = sampling(config, options.samples)
     settings = checked_settings(options, answered, folder / OPTIONS_FILE)
@@ -92,16 +92,18 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     lines = Lines(sys.stdout)
     use_device(config.machine.device)
     with open_scorer(held_out) as scorer:
+        lines.say(plan_text(config))
         lines.say(
-            f"{len(held_out)} held-out items, {options.samples} answers each: {options.model.name}"
+            f"measuring {options.model.name}: {len(held_out)} held-out items, "
+            f"{options.samples} answers each"
         )
         before = measure(options.model, held_out, scorer, answered, folder / BEFORE)
-        lines.say(f"accuracy before: {share_text(before.right)}")
+        lines.say(f"accuracy before: {share_text(before.right)} (95 %)")
         shown = StageDisplay(lines, SHOWN, counted="update", first={name: FIRST_UPDATE})
         stages: list[StageRun[Any]] = [StageRun(name, run, config)]
         prefix, tracking = bucket_prefix(options), tracking_in(work, options.track)
         run_stages(stages, work / RUNS, group, shown, prefix, tracking)
-        lines.say(f"the same items for {name}")
+        lines.say(f"measuring {name}: the same items")
         after = measure(output, held_out, scorer, answered, folder / AFTER)
     gain = after.gain(before)
     fields = {"before": before.right, "after": after.right, "gain": gain}
@@ -118,7 +120,7 @@ def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
     return 0
 
 
-def _config(
+def make_run(
     options: argparse.Namespace, shape: ModelConfig, items: Path, output: Path, code_commit: str
 ) -> GrpoConfig | PpoConfig:
     """Return the config of the run, with the fields of --set."""
@@ -130,13 +132,8 @@ def _config(
         "lineage": Lineage(output.name, code_commit=code_commit),
         **mode,
     }
-    size = SIZES[options.size or default_size(shape)]
-    return assigned(make_config(options.algorithm, size, rate, given), options.set, FIXED)
-
-
-def default_size(model: ModelConfig) -> str:
-    """Return the name of the size of an update for a model."""
-    return "tiny" if is_tiny(model) else "small"
+    made = make_config(options.algorithm, SIZES[is_tiny(shape)], rate, given)
+    return assigned(made, options.set, FIXED)
 
 
 def training_mode(model: ModelConfig, adapted: bool | None) -> tuple[float, dict[str, Any]]:
@@ -148,6 +145,15 @@ def training_mode(model: ModelConfig, adapted: bool | None) -> tuple[float, dict
     is_adapted = not is_tiny(model) if adapted is None else adapted
     rate = POLICY.at(sizes_of(model).total, is_adapted)
     return rate, {"lora": LORA, "vocabulary_rows": VOCABULARY_ROWS} if is_adapted else {}
+
+
+def plan_text(config: GrpoConfig | PpoConfig) -> str:
+    """Describe the length of a run, and the values that the command derives from the model."""
+    weights = "all weights" if config.lora is None else f"adapters of rank {config.lora.rank}"
+    return (
+        f"{config.updates} updates of {config.rows_per_update} responses; trains {weights}, "
+        f"learning rate {config.policy_optimizer.learning_rate:.2g}"
+    )
 
 
 def sampling(config: PolicyConfig, samples: int) -> Sampling:

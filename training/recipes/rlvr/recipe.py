@@ -19,6 +19,7 @@ from training.runtime.context import Lineage, Machine
 from training.stages.policy_config import GrpoConfig, PpoConfig
 
 SEED = 20_261_126
+FEW_WEIGHTS = "models below 50 million weights"
 
 
 @dataclass(frozen=True)
@@ -31,17 +32,23 @@ class Size:
     dtype: str = "float32"
 
 
-SIZES = {
-    "tiny": Size(prompts=25, samples=16, minibatch_rows=100),
-    "small": Size(prompts=16, samples=8, minibatch_rows=64, dtype="auto"),
+SIZES = {  # by `is_tiny` of the model
+    True: Size(prompts=25, samples=16, minibatch_rows=100),
+    False: Size(prompts=16, samples=8, minibatch_rows=64, dtype="auto"),
 }
-
-
-DESCRIBED = {  # fields whose values depend on other options and the model
-    **dict.fromkeys(("prompts_per_update", "samples_per_prompt", "minibatch_rows"), "by --size"),
-    "machine.dtype": "by --size: tiny float32, small auto",
-    "policy_optimizer.learning_rate": "by the number of weights; for adapters ten times as high",
-    **dict.fromkeys(("lora", "vocabulary_rows"), "by --lora"),
+DESCRIBED = {  # fields whose values depend on the model and other options
+    "prompts_per_update": f"{SIZES[False].prompts}; {SIZES[True].prompts} for {FEW_WEIGHTS}",
+    "samples_per_prompt": f"{SIZES[False].samples}; {SIZES[True].samples} for {FEW_WEIGHTS}",
+    "minibatch_rows": (
+        f"{SIZES[False].minibatch_rows}; {SIZES[True].minibatch_rows} for {FEW_WEIGHTS}"
+    ),
+    "machine.dtype": f"{SIZES[False].dtype}; {SIZES[True].dtype} for {FEW_WEIGHTS}",
+    "policy_optimizer.learning_rate": (
+        "by the number of weights: 3e-4 (nano), 1.2e-4 (adapters of 135 million weights); for "
+        "adapters ten times as high as for all weights"
+    ),
+    "lora": f"rank 8; none for {FEW_WEIGHTS} or with --no-lora",
+    "vocabulary_rows": "32768; none without lora",
 }
 
 
@@ -88,9 +95,9 @@ def make_config(
 def settable_fields() -> str:
     """Return the help text on config fields, with the values of GRPO."""
     places = dict.fromkeys(("model_directory", "data_path", "output_directory"), Path())
-    config = make_config("grpo", SIZES["small"], 1.0, {**places, "lineage": Lineage("")})
+    config = make_config("grpo", SIZES[False], 1.0, {**places, "lineage": Lineage("")})
     fields = (
         replace(field, value=DESCRIBED.get(field.name, field.value))
         for field in settable(GrpoConfig, FIXED, config)
     )
-    return f"fields for --set with defaults of grpo:\n{listed(fields)}"
+    return f"fields for --set with defaults of --algorithm grpo:\n{listed(fields)}"
