@@ -1,10 +1,10 @@
 """stage.json: config and inputs of a stage, and all its starts.
 
-The file is written before training, so that failed runs can be inspected and compared. The hashes
+The file is written before training, so failed runs can be inspected and compared. The hashes
 of the inputs are never replaced after a step was saved: a start with other inputs is refused then.
 
-failure.txt has the error that ended a stage without an output, for the page of the stage. The file
-is removed when the stage starts again. A requested stop is not a failure.
+failure.txt has the error of a stage without an output, for the page of the stage. The next start
+removes the file. A requested stop is not a failure.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class StageRecord:
 
     Attributes:
         config: config of the last start.
-        data: sha256 by config field of the inputs that the run started with (`hash_input`).
+        data: sha256 by config field of the inputs at the first start (`hash_input`).
         is_comparable: False in records of earlier versions, whose hashes of directories were those
             of the manifest's text.
     """
@@ -129,15 +129,15 @@ def record_start(name: str, config: ConfigWithOutput, directory: Path, workers: 
 def check_same_run(
     config: ConfigWithOutput, directory: Path, asked: Sequence[str] = (), other: str = "folder"
 ) -> None:
-    """Check that the folder belongs to this run, finished or not.
+    """Refuse the folder of another run, finished or not.
 
-    A run cannot continue with another config or other inputs. It can continue with other code, on
-    another machine and in another layout. A run without a saved step may be started again
+    A run cannot continue with another config or other inputs. Other code, another machine and
+    another layout are allowed. A run without a saved step may be started again
     (`remove_unsaved_run`).
 
     Args:
-        asked: fields set by the user, which errors name before dependent fields.
-        other: what to choose instead, for the message.
+        asked: fields set by the user; errors name them before dependent fields.
+        other: the thing to choose instead, for the message.
 
     Raises:
         ConfigError: the folder was started with another config or other inputs, or its output
@@ -171,10 +171,10 @@ def check_same_run(
 
 
 def check_same_inputs(config: ConfigWithOutput, directory: Path, other: str = "folder") -> None:
-    """Check that the inputs of a run with a saved step are those of its first start.
+    """Refuse a run with a saved step and other inputs than at its first start.
 
     Args:
-        other: what to choose instead, for the message.
+        other: the thing to choose instead, for the message.
 
     Raises:
         ConfigError: an input has changed; names its field, path and hashes.
@@ -194,7 +194,7 @@ def check_same_inputs(config: ConfigWithOutput, directory: Path, other: str = "f
 
 
 def changed_text(field: str, path: Path, was: str, now: str, run: str) -> str:
-    """Describe an input of a run that has changed, with recorded and present hash."""
+    """Describe a changed input of a run, with recorded and present hash."""
     return (
         f"{field}: {path} has changed since {run} was started (sha256 {was[:SHORT_HASH]} then, "
         f"{now[:SHORT_HASH]} now); "
@@ -236,13 +236,13 @@ def read_record(directory: Path) -> StageRecord | None:
 
 
 def kept_record(directory: Path) -> StageRecord | None:
-    """Return the record of a run that has a saved step or an output, else None."""
+    """Return the record of a run with a saved step or an output, else None."""
     record = read_record(directory)
     return record if record is not None and _is_kept(record, directory) else None
 
 
 def _is_kept(record: StageRecord, directory: Path) -> bool:
-    """Return True if the folder holds state that exists nowhere else.
+    """Return True if the folder holds the only copy of a state.
 
     A scratch folder counts, because the state of checkpoints in a bucket is unknown here.
     """
@@ -254,7 +254,7 @@ def _is_kept(record: StageRecord, directory: Path) -> bool:
 
 
 def _different(record: StageRecord, config: ConfigWithOutput) -> dict[str, tuple[object, object]]:
-    """Return the fields that differ, by full name, with recorded and given value."""
+    """Return different fields by full name, with recorded and given value."""
     given: dict[str, Any] = json.loads(
         json.dumps({**plain(config), OUTPUT: str(config.output_directory)})
     )
@@ -270,7 +270,7 @@ def _different(record: StageRecord, config: ConfigWithOutput) -> dict[str, tuple
 
 
 def _leaves(name: str, was: object, now: object) -> Iterator[tuple[str, object, object]]:
-    """Yield fields of both mappings, down to values that are not mappings."""
+    """Yield the fields of both mappings, and of the mappings inside, with both values."""
     if isinstance(was, Mapping) and isinstance(now, Mapping):
         for field in was.keys() & now.keys():
             yield from _leaves(f"{name}.{field}", was[field], now[field])

@@ -25,7 +25,7 @@ def hash_input(path: Path) -> str | None:
     """Return the sha256 of a file, or of the files of a folder by name.
 
     A folder with a manifest has the hash of its manifest (`Manifest.sha256`) if its files are
-    those that were written. Token shards are not read: their hashes are those of the manifest.
+    unchanged. Token shards are not read: their hashes are those of the manifest.
 
     Returns:
         None if the path or a file of its manifest is missing.
@@ -51,17 +51,17 @@ def hash_input(path: Path) -> str | None:
 
 
 def known_hashes() -> dict[FileState, str]:
-    """Return the hashes that this process has computed, for another process of the same run."""
+    """Return the hashes of this process, for another process of the same run."""
     return dict(_hashes)
 
 
 def remember_hashes(hashes: Mapping[FileState, str]) -> None:
-    """Use hashes that another process of the same run has just computed."""
+    """Use the hashes of another process of the same run."""
     _hashes.update(hashes)
 
 
 def hash_once(path: Path) -> str:
-    """Return the sha256 of a file, which is read only once by this process while unchanged."""
+    """Return the sha256 of a file; an unchanged file is read once by this process."""
     stat = path.stat()  # before reading, so that a change during it is found next time
     state = (str(path), stat.st_size, stat.st_mtime_ns)
     if state not in _hashes:

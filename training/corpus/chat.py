@@ -1,7 +1,7 @@
 """`thumbwheel data chat`: tables of instructions as rows of `thumbwheel train sft`.
 
-Formats and checks are those of `train sft`, except that invalid rows are dropped and counted, and
-unknown columns are ignored.
+Formats and checks are those of `train sft`, but invalid rows are dropped and counted, and unknown
+columns are ignored.
 """
 
 from __future__ import annotations

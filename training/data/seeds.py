@@ -68,8 +68,8 @@ def split_by_key(
     """Split rows into training rows and held-out rows by a fixed share of the distinct keys.
 
     Keys (prompts, whose rows stay together) are ordered by hash, and the first share is held out.
-    If a side then lacks a kind of rows, the first key with all kinds, or else the first key of each
-    kind, moves to the front of the order, which is held out, and the next such to the end, which is
+    If a side then lacks a kind of rows, keys move: the first key with all kinds, or else the first
+    key of each kind, to the front, and the next such to the end. The front is held out, the end is
     not. The order of the rows has no influence.
 
     Args:

@@ -103,7 +103,7 @@ class ChatSession:
         self.is_over = False
 
     def step(self) -> None:
-        """Read a question or command and act on it.
+        """Read and answer a question, or run a command.
 
         Raises:
             DetailedError: the question cannot be answered, or the command is wrong.
@@ -223,7 +223,7 @@ class ChatSession:
         )
 
     def save(self, name: str) -> None:
-        """Append the answers of the first model that ended by themselves and are not saved yet."""
+        """Append the complete answers of the first model, unless saved before."""
         if not name:
             raise DecodingError("save: needs a file", field="save", reason="EMPTY", limit="a file")
         path = Path(name).expanduser()

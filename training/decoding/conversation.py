@@ -1,4 +1,4 @@
-"""Models that answer one question after another, with their answers as they are generated."""
+"""Models in a conversation, with their answers during generation."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Answer:
     """An answer of one model.
 
     Attributes:
-        messages: the whole context of the question, before it was shortened.
+        messages: the whole context of the question, before shortening.
         tokens: number of generated tokens, with the end token.
-        dropped: number of the oldest messages that did not fit the window.
+        dropped: number of the oldest messages beyond the window.
     """
 
     messages: tuple[Message, ...]
@@ -52,7 +52,7 @@ class Answer:
 
     @property
     def is_complete(self) -> bool:
-        """True for an answer that ended by itself and is not blank."""
+        """True for an answer with text and an end token."""
         return self.finish is Finish.ENDED and bool(self.text.strip())
 
     def row(self) -> str:
@@ -63,10 +63,10 @@ class Answer:
 
 
 class ConversingModel:
-    """Model of a directory, which answers one question after another.
+    """Model of a directory in a conversation.
 
-    The keys and values of the last prompt and answer are kept, so that a further question costs its
-    own tokens and not those of the whole conversation.
+    The keys and values of the last prompt and answer are kept: a further question costs its own
+    tokens, not those of the whole conversation.
 
     Args:
         is_plain: continue texts without the chat template; None decides by the model.
@@ -96,7 +96,7 @@ class ConversingModel:
         self._read = KeyValueCache(0)
 
     def check_system(self, system: str) -> None:
-        """Check that the template takes a system message.
+        """Refuse a system message without a place in the template.
 
         Raises:
             ChatError: the template refuses the message.
@@ -106,7 +106,7 @@ class ConversingModel:
     def context(
         self, system: str, history: Sequence[tuple[str, str]], question: str
     ) -> list[Message]:
-        """Return the messages before an answer; a model that continues texts has no history.
+        """Return the messages before an answer, without history for a model of plain texts.
 
         Args:
             history: earlier questions and answers. Questions without an answer are left out, as in
@@ -175,7 +175,7 @@ class ConversingModel:
         )
 
     def _cache_for(self, ids: Sequence[int]) -> KeyValueCache:
-        """Return a cache with what the ids have in common with the last prompt and answer."""
+        """Return a cache with the common beginning of the ids and the last prompt and answer."""
         most = min(len(ids) - 1, len(self._read_ids))
         common = next((at for at in range(most) if ids[at] != self._read_ids[at]), most)
         cache = self._read.prefix(common, len(ids) + self.max_tokens)

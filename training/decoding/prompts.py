@@ -35,11 +35,11 @@ class Prompts(Protocol):
 class PlainText:
     """Texts to continue, without a chat template: the prompt is the text of the last message.
 
-    The text of a model that was pre-trained here begins with the token that begins each document.
+    The text of a model pre-trained here begins with the start token of documents.
 
     Args:
-        with_control_tokens: the text of a control token in the prompt is that token; without, the
-            text is made plain as in a chat.
+        with_control_tokens: read the text of a control token in the prompt as the token; without,
+            the text is made plain as in a chat.
 
     Raises:
         ChatError: the directory has no usable tokenizer or no end token.
@@ -78,8 +78,8 @@ def open_prompts(directory: Path, is_plain: bool | None) -> tuple[Prompts, str]:
     """Return the prompts of a chat with a model, and why the model only continues texts, or "".
 
     Args:
-        is_plain: None continues texts if the model has no chat template, or has never seen its own
-            because it was only pre-trained.
+        is_plain: None continues texts if the model has no chat template, or never saw its own in
+            pre-training alone.
 
     Raises:
         ChatError: the directory has no usable tokenizer, template or end token.
@@ -98,7 +98,7 @@ def open_prompts(directory: Path, is_plain: bool | None) -> tuple[Prompts, str]:
 
 
 def is_pretrained(directory: Path) -> bool:
-    """Return True for a model that was pre-trained here and not fine-tuned since."""
+    """Return True for a model pre-trained here without later fine-tuning."""
     try:
         return SHARDS_HASH in (read_manifest(directory).data or {})
     except ManifestError:
@@ -106,7 +106,7 @@ def is_pretrained(directory: Path) -> bool:
 
 
 def check_generates(directory: Path) -> None:
-    """Check that the directory is not a reward model.
+    """Refuse a directory with a reward model.
 
     Raises:
         DecodingError: the directory is a reward model.

@@ -1,6 +1,6 @@
 """Input and output of `thumbwheel train chat`, on a terminal or through a pipe.
 
-On a terminal: prompts, line editing by the readline of Python, and Ctrl-C that ends an answer.
+On a terminal: prompts, line editing by the readline of Python, and Ctrl-C to end an answer.
 Through a pipe: a question per line, answers alone on standard output, notes on standard error.
 """
 
@@ -59,7 +59,7 @@ class Terminal:
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Write a line for a person, which is no answer."""
+        """Write a line for a person, apart from the answers."""
         if self.is_interactive:
             self.write_dim(text)
         else:
@@ -72,7 +72,7 @@ class Terminal:
 
     @contextmanager
     def stoppable(self) -> Iterator[Callable[[], bool]]:
-        """Run the block with a function that returns True after Ctrl-C.
+        """Yield a test for Ctrl-C during the block.
 
         A second Ctrl-C raises KeyboardInterrupt, as the first one does without a terminal.
         """

@@ -1,7 +1,7 @@
 """Warnings about a stage without the intended effect, by its figures.
 
 They are computed from the report in the manifest and the steps, for the terminal and the page. A
-stage with warnings is finished like any other. A loss that is not finite is an error of the stage.
+stage with warnings is finished like any other. An infinite loss or NaN is an error of the stage.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measured_warnings(items: int, gain: Estimate) -> list[str]:
 
 
 def _worse(report: Mapping[str, Any], steps: Sequence[Progress]) -> Iterator[str]:
-    """Yield a warning for each figure of held-out data that is worse than before training."""
+    """Yield a warning for each figure of held-out data worse than before training."""
     for name in LOSSES:
         measured = [step.metrics[name] for step in steps if name in step.metrics]
         # Without a measurement before training, the first one of training takes its place.

@@ -1,1 +1,1 @@
-"""Formats of data files that people have, converted to the rows of the stages."""
+"""Formats of data files, and their conversion to the rows of the stages."""

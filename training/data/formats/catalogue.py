@@ -1,7 +1,7 @@
 """Formats of rows by kind, each with its conversion to our own rows.
 
-Shapes of TRL: its documentation "Dataset formats and types". A prompt that is a text becomes one
-message of the user. Texts are not changed: a space before a completion stays.
+Shapes of TRL: its documentation "Dataset formats and types". A text as prompt becomes one message
+of the user. Texts are not changed: a space before a completion stays.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class RowFormat:
 
     Attributes:
         name: as printed, unique within a kind.
-        required: fields that a row must have.
-        convert: returns the fields of our own row that replace these.
+        required: fields of every row.
+        convert: returns the fields of our own row instead of these.
         optional: other fields with an effect, besides those of the kind.
         metadata: fields of well-known data sets without an effect.
         fits: distinguishes formats with the same fields.
@@ -58,18 +58,18 @@ class RowFormat:
     is_conversation: bool = False
 
     def missing(self, row: Row) -> list[str]:
-        """Return the required fields that the row has not."""
+        """Return the required fields without a value in the row."""
         return [field for field in self.required if field not in row]
 
 
 @dataclass(frozen=True)
 class RowKind:
-    """Rows that the same stages read.
+    """Rows of the same stages.
 
     Attributes:
-        readers: names of the commands that read them.
-        optional: fields of our own rows that each format may have.
-        formats: ours first; of several that fit, the first.
+        readers: names of their commands.
+        optional: fields of our own rows with the same effect in each format.
+        formats: ours first; a row has the first fitting one.
     """
 
     readers: tuple[str, ...]
@@ -82,7 +82,7 @@ class RowKind:
         return "; ".join(one.name for one in self.formats)
 
     def known(self, one: RowFormat) -> tuple[str, ...]:
-        """Return the fields that a row of this format may have."""
+        """Return all known fields of a row of this format."""
         return (*one.required, *one.optional, *self.optional, *one.metadata, *ORIGIN)
 
 
@@ -118,7 +118,7 @@ def _answered(messages: Messages, field: str) -> dict[str, Any]:
 
 
 def _context_of(messages: Messages, field: str) -> Messages:
-    """Return messages that can precede an answer; the last of them must not be empty."""
+    """Return the messages before an answer; the last must not be empty, nor the assistant's."""
     check_context(messages, field)
     if not messages[-1]["content"]:
         raise ExampleError(
@@ -174,8 +174,8 @@ def from_columns(
 def _completed(row: Row, *fields: str) -> tuple[Messages, list[str]]:
     """Return the messages before the answers, and the answer in each of these fields.
 
-    A completion is a text, or messages of which the last is the answer. Messages before it follow
-    the prompt, unless they repeat it (an implicit prompt).
+    A completion is a text, or messages with the answer at the end. The messages before the answer
+    follow the prompt or repeat the prompt (an implicit prompt).
 
     Raises:
         ExampleError: a field is invalid, or the fields have different messages before the answer.
@@ -247,7 +247,7 @@ def from_prompt(row: Row) -> dict[str, Any]:
 
 
 def _conversational(*fields: str) -> Callable[[Row], bool]:
-    """Return a test that one of these fields is a list of messages."""
+    """Return a test for a list of messages in one of these fields."""
     return lambda row: any(isinstance(row[field], list) for field in fields)
 
 
@@ -350,5 +350,5 @@ KINDS = (SFT, PAIRS, THUMBS, PROMPTS)
 
 
 def kind_of(command: str) -> RowKind:
-    """Return the rows that a command reads."""
+    """Return the kind of rows of a command."""
     return next(kind for kind in KINDS if command in kind.readers)

@@ -1,6 +1,6 @@
-"""The format of a file's rows, and the fields that it does not know.
+"""The format of a file's rows, and fields without a meaning in the format.
 
-One file has one format. Unknown fields are counted over the file, so that one error names them all.
+One file has one format. Unknown fields are counted over the file, and one error names them all.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ SHOWN_FIELDS = 8  # of a row without a known format
 
 
 class FileFormat:
-    """Format of one file, from its first row that has one, and conversion of its rows.
+    """Format of one file, found by its first row with a known format, and conversion of its rows.
 
     Attributes:
-        found: the format; None before the first row that has one.
-        unknown: rows with each field that the format does not know.
+        found: the format; None before the first row with a known one.
+        unknown: numbers of rows by unknown field.
     """
 
     def __init__(self, kind: RowKind) -> None:
@@ -57,7 +57,7 @@ class FileFormat:
         return own | one.convert(row)
 
     def unknown_fields_error(self, path: Path, rows: int) -> ExampleError:
-        """Return the error that names the unknown fields, the first of them as its field."""
+        """Return an error with all unknown fields in its text, and the first as its field."""
         assert self.found is not None
         known = self._kind.known(self.found)
         shown = [
@@ -74,7 +74,7 @@ class FileFormat:
         )
 
     def _format_of(self, row: Row) -> RowFormat:
-        """Return the first format that fits.
+        """Return the first fitting format.
 
         Raises:
             ExampleError: none does; names all missing fields of the nearest one.
@@ -130,7 +130,7 @@ def _unknown_fields(row: Row, one: RowFormat, known: Collection[str]) -> Iterato
 
 
 def _other_kind(row: Row, kind: RowKind) -> tuple[RowKind, RowFormat] | None:
-    """Return the kind that has a format of several fields for this row, and the format."""
+    """Return another kind with a format of several fields for this row, and the format."""
     return next(
         (
             (other, one)
@@ -144,7 +144,7 @@ def _other_kind(row: Row, kind: RowKind) -> tuple[RowKind, RowFormat] | None:
 
 
 def _suggestion(name: str, known: Collection[str]) -> str:
-    """Return the known field that is spelled most alike, as a remark; "" if none is."""
+    """Return the known field with the most similar spelling, as a remark; "" without one."""
     hint = did_you_mean(name, known).removeprefix("; ")
     return f" ({hint})" if hint else ""
 

@@ -1,4 +1,4 @@
-"""Checks of the fields of one row, which may come from anywhere.
+"""Checks of the fields of one row of unknown origin.
 
 Errors name the field and the limit, never the content.
 """
@@ -59,7 +59,7 @@ SHAREGPT = MessageNames(
 
 
 def value_in(row: Row, field: str) -> Any:
-    """Return the value of a field that must be there.
+    """Return the value of a required field.
 
     Raises:
         ExampleError: the field is missing.
@@ -70,7 +70,7 @@ def value_in(row: Row, field: str) -> Any:
 
 
 def text_in(row: Row, field: str) -> str:
-    """Return a text that is not empty.
+    """Return a text of at least one character.
 
     Raises:
         ExampleError: the value is missing, empty, not text, or cannot be encoded.
@@ -87,7 +87,7 @@ def text_in(row: Row, field: str) -> str:
 
 
 def flag_in(row: Row, field: str, default: bool | None = None) -> bool:
-    """Return a value that is true or false; without a default the field must be there.
+    """Return true or false; without a default the field is required.
 
     Raises:
         ExampleError: the value is missing or something else, such as 1 or "true".
@@ -176,7 +176,7 @@ def _message(value: object, number: int, field: str, names: MessageNames) -> dic
 
 
 def check_context(messages: Sequence[Mapping[str, str]], field: str) -> None:
-    """Check that messages can precede an answer.
+    """Refuse messages after which no answer can follow.
 
     Raises:
         ExampleError: the last message is the assistant's.
@@ -190,7 +190,7 @@ def check_context(messages: Sequence[Mapping[str, str]], field: str) -> None:
 
 
 def check_surrogates(field: str, text: str) -> None:
-    """Refuse unpaired surrogates, which JSON can spell but UTF-8 and tokenizers cannot encode.
+    """Refuse unpaired surrogates: JSON can spell them, UTF-8 and tokenizers cannot encode them.
 
     Raises:
         ExampleError: the text has one.

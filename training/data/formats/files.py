@@ -24,7 +24,7 @@ Numbered = tuple[int, Row | ExampleError]
 def read_objects(path: Path) -> Iterator[Numbered]:
     """Yield the objects of a file in order.
 
-    The ending decides between Parquet, gzip and text; text that begins with [ is an array.
+    The ending decides between Parquet, gzip and text; text with [ at its start is an array.
     """
     if path.suffix.lower() == ".parquet":
         yield from _parquet_rows(path)
@@ -58,7 +58,7 @@ def _parsed(line: bytes) -> Row | ExampleError:
 
 
 def _json(content: bytes) -> object:
-    """Return the value, or the error of content that is not JSON."""
+    """Return the value, or the error of invalid JSON."""
     try:
         return json.loads(content.decode())
     except UnicodeDecodeError as error:
@@ -68,7 +68,7 @@ def _json(content: bytes) -> object:
 
 
 def _object(value: object) -> Row | ExampleError:
-    """Return the fields of an object that are not null: tables write absent fields as null."""
+    """Return the fields of an object without nulls: tables write absent fields as null."""
     if not isinstance(value, dict):
         return ExampleError("not a JSON object; one a line", reason="WRONG_TYPE")
     return {name: field for name, field in value.items() if field is not None}

@@ -1,7 +1,7 @@
 """Number of steps that fit into a given time.
 
-Speed is measured once at the start and stored, so that a resumed run has the same length and the
-same number type. The clock does not end a run: the learning rate of each step depends on the number
+Speed is measured once at the start and stored: a resumed run has the same length and the same
+number type. The clock does not end a run: the learning rate of each step depends on the number
 of steps, and a resumed run repeats the bits. Other load therefore makes a run longer.
 """
 
@@ -71,7 +71,7 @@ class Plan:
 
 
 class SpeedWatcher:
-    """Watcher that shows a planned run, and a new estimate when a step takes another time.
+    """Watcher of a planned run with a new estimate when a step takes another time.
 
     Args:
         step_seconds: planned time of a step.
@@ -85,7 +85,7 @@ class SpeedWatcher:
         self._shown.begin(name)
 
     def move(self, name: str, progress: Progress) -> None:
-        """Show the step; compare the mean time of a step since the last estimate with it."""
+        """Show the step; compare the mean time of the steps since the last estimate."""
         self._shown.move(name, progress)
         now = time.monotonic()
         step, began = self._since = self._since or (progress.step, now)

@@ -37,7 +37,7 @@ class Shape:
         family: llama (RMS norms, rotary positions, gated feed-forward layers without biases) or
             gpt2 (layer norms, learned positions, biases).
         kv_heads: heads of keys and values; 0: as many as `heads`.
-        vocabulary: of the tokenizer that is trained, at most.
+        vocabulary: limit for the trained tokenizer.
         tied: the embedding is also the output matrix.
         minutes: default time.
     """
@@ -103,7 +103,7 @@ class Shape:
         }
 
     def parameters(self, vocabulary: int = 0) -> int:
-        """Return the number of all parameters; without `vocabulary` for that of the shape.
+        """Return the number of all parameters, by default for the vocabulary of the shape.
 
         With tied embeddings the product of the head is as large as the embedding, so 6ND holds.
         """
