@@ -20,6 +20,8 @@ from torch.utils._python_dispatch import return_and_correct_aliasing
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
+from training.runtime import context
+
 NAME = "fake"
 SKIPPED = ("sparse", "quantized", "cudnn", "mkldnn", "nested", "_make_dep_token", "from_file")
 aten = torch.ops.aten
@@ -229,7 +231,8 @@ KERNELS: list[torch.library.Library] = []
 
 
 def install() -> None:
-    """Register the fake accelerator in torch."""
+    """Register the fake accelerator in torch, and its name for configurations."""
+    context.DEVICE_TYPES = (*context.DEVICE_TYPES, NAME)
     _setup_privateuseone_for_python_backend(NAME, backend_module=_Module())
     library = torch.library.Library("aten", "IMPL")
     for name, func in factories():

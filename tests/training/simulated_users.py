@@ -15,8 +15,7 @@ import torch
 
 from tests.training.feedback_log import FeedbackLog
 from training.data.chat import Message
-from training.decoding.sampling import read_presets
-from training.decoding.tasks import Task
+from training.decoding.config import Task, read_presets
 from training.evaluation.answers import ChatModel, Sampling
 from training.recipes.nano_world.facts import questions
 

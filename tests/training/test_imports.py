@@ -2,13 +2,16 @@
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.training.toys import user, write_lines
 from training.__main__ import COMMANDS, parser
 from training.recipes import names
 from training.recipes.custom.arguments import STAGE_HELP
@@ -22,18 +25,19 @@ HEAVY = {
 DATA = "docs/long-tests.jsonl"  # rows of no stage
 # Each command runs in a fork, so that it does not find what an earlier one imported.
 RUN = """
-import json, os, sys
+import contextlib, io, json, os, sys
 from training.__main__ import main
 results = open(sys.argv[2], "w", buffering=1)
 for arguments in json.loads(sys.argv[1]):
     child = os.fork()
     if not child:
-        try:
-            status = main(arguments)
-        except SystemExit as end:
-            status = end.code
+        with contextlib.redirect_stderr(io.StringIO()) as errors:
+            try:
+                status = main(arguments)
+            except SystemExit as end:
+                status = end.code
         packages = sorted(name for name in sys.modules if "." not in name)
-        print(json.dumps([status, packages]), file=results)
+        print(json.dumps([status, packages, errors.getvalue()]), file=results)
         os._exit(0)
     os.waitpid(child, 0)
 """
@@ -76,32 +80,97 @@ REFUSED = (
     "lineage --state nowhere",
     "memory nowhere --gpu-gib 24 --context 2048",
 )
+TASK = "rlvr --task chain_sum --model models/nano --work WORK"
+# The fields that the errors of these commands name, the one of a file its path.
+REFUSED_FIELDS = {
+    **{f"{name} {STAGE} --data training": "data" for name in STAGES},
+    **{
+        f"{name} {STAGE} --data INPUTS/tasks.jsonl --set machine.device=gpu": "machine.device"
+        for name in STAGES
+    },
+    "pretrain --texts INPUTS/nowhere --work WORK": "texts: INPUTS/nowhere",
+    "pretrain --texts INPUTS/empty.txt --work WORK": "texts: INPUTS/empty.txt",
+    "pretrain --texts INPUTS/folder --work WORK": "texts: INPUTS/folder",
+    "pretrain --texts INPUTS/one.txt --work WORK": "evaluate_every_steps",
+    "pretrain --texts INPUTS/one.txt --work WORK --set machine.device=gpu": "machine.device",
+    "scaling --texts INPUTS/nowhere --work WORK": "texts: INPUTS/nowhere",
+    "scaling --texts INPUTS/empty.txt --work WORK": "texts: INPUTS/empty.txt",
+    "scaling --texts INPUTS/one.txt --work WORK": "texts",
+    "tokenizer train INPUTS/nowhere --vocabulary 300 --output WORK": "texts: INPUTS/nowhere",
+    "tokenizer train INPUTS/empty.txt --vocabulary 300 --output WORK": "texts: INPUTS/empty.txt",
+    "rlvr --task nowhere --model models/nano --work WORK": "task",
+    f"{TASK} --name runs": "name",
+    f"{TASK} --set step=1": "step",
+    f"{TASK} --set updates=0": "updates",
+    f"{TASK} --set policy_optimizer.epsilon=x": "policy_optimizer.epsilon",
+    "generate nowhere --prompt x": "directory",
+    "generate docs --prompt x": "tokenizer.json",
+    "generate models/nano --prompt x --temperature 3": "temperature",
+    "generate models/nano --prompt x --beams 0": "beams",
+    "generate models/nano --prompt x --device gpu": "device",
+    "chat docs": "tokenizer.json",
+    "chat models/nano --compare nowhere": "compare",
+    "chat models/nano --max-tokens 0": "max_tokens",
+    "chat models/nano --device cuda:x": "device",
+    "perplexity nowhere --text INPUTS/one.txt": "version",
+    "perplexity docs --text INPUTS/one.txt": "config.json",
+    "perplexity models/nano --text INPUTS/nowhere": "texts: INPUTS/nowhere",
+    "perplexity models/nano --text INPUTS/one.txt --device auto:1": "device",
+}
 
 
-def results_of(commands: Sequence[str], folder: Path) -> dict[str, tuple[int, set[str]]]:
-    """Return the exit status of each command, and the packages of HEAVY that it imports.
+@dataclass(frozen=True)
+class Result:
+    """End of a command; `packages` are those of HEAVY that it imports."""
 
-    Commands write to `folder` where they name the folder WORK.
+    status: int
+    packages: set[str]
+    error: str
+
+
+def results_of(commands: Sequence[str], folder: Path) -> dict[str, Result]:
+    """Return the results of commands.
+
+    Commands write to `folder` where they name the folder WORK, and read from it where they name
+    the folder INPUTS.
     """
-    asked = [command.replace("WORK", str(folder / "work")).split() for command in commands]
+    places = {"WORK": folder / "work", "INPUTS": folder}
+    asked = [
+        re.sub("|".join(places), lambda found: str(places[found[0]]), command).split()
+        for command in commands
+    ]
     written = folder / "results.jsonl"
     program = [sys.executable, "-c", RUN, json.dumps(asked), str(written)]
     subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, check=True)
     found = [json.loads(line) for line in written.read_text().splitlines()]
     return {
-        command: (status, HEAVY & set(packages))
-        for command, (status, packages) in zip(commands, found, strict=True)
+        command: Result(status, HEAVY & set(packages), error)
+        for command, (status, packages, error) in zip(commands, found, strict=True)
     }
 
 
 def test_help_imports_no_heavy_packages(tmp_path: Path) -> None:
-    assert results_of(ANSWERED, tmp_path) == {command: (0, set()) for command in ANSWERED}
+    assert results_of(ANSWERED, tmp_path) == {command: Result(0, set(), "") for command in ANSWERED}
 
 
 def test_refusals_import_no_heavy_packages(tmp_path: Path) -> None:
-    results = results_of(REFUSED, tmp_path)
-    assert {command: packages for command, (_, packages) in results.items() if packages} == {}
-    assert [command for command, (status, _) in results.items() if status not in (1, 2)] == []
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "one.txt").write_text("Once upon a time.")
+    write_lines(tmp_path / "tasks.jsonl", [{"messages": user("1 + 1?"), "task": "chain_sum"}])
+    results = results_of((*REFUSED, *REFUSED_FIELDS), tmp_path)
+    assert {name: found.packages for name, found in results.items() if found.packages} == {}
+    assert [name for name, found in results.items() if found.status not in (1, 2)] == []
+    found = {
+        command: results[command].error.replace(str(tmp_path), "INPUTS")
+        for command in REFUSED_FIELDS
+    }
+    assert {
+        command: error
+        for command, error in found.items()
+        if not re.fullmatch(rf"failed: {re.escape(REFUSED_FIELDS[command])}\b.*\n", error)
+    } == {}
+    assert not (tmp_path / "work").exists(), "a refused command leaves nothing"
 
 
 IMPORTED = """
@@ -123,7 +192,8 @@ def test_a_stage_in_one_process_imports_no_parallelism_and_no_bucket(module: str
 
 def test_generating_imports_torch_and_little_else(tmp_path: Path) -> None:
     commands = ("generate models/nano --prompt Hello --max-tokens 2", "chat models/nano")
-    assert results_of(commands, tmp_path) == {command: (0, {"torch"}) for command in commands}
+    results = results_of(commands, tmp_path).values()
+    assert [(found.status, found.packages) for found in results] == [(0, {"torch"})] * len(commands)
 
 
 def test_every_command_of_the_modules_is_listed_and_described() -> None:

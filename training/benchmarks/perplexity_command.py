@@ -32,7 +32,8 @@ from training.benchmarks.perplexity import (
 from training.benchmarks.tasks import BENCHMARKS
 from training.data.corpus import TEXTS_HELP, skipped_text
 from training.errors import ConfigError
-from training.runtime.context import DEVICE_HELP
+from training.model.config import read_config
+from training.runtime.context import DEVICE_HELP, check_device
 from training.runtime.outputs import check_writable
 
 if TYPE_CHECKING:
@@ -188,11 +189,14 @@ def _opened(choice: ModelChoice, device: str) -> Iterator[NamedScorer]:
             scorer = EndpointScorer(served.endpoint, served.window_tokens)
             yield NamedScorer(served.version, scorer, served.model_sha256)
         return
-    from training.benchmarks.local_model import LocalModel  # imports torch
-
     directory = choice.directory()
+    check_device(device)
+    read_config(directory)
     version, model_sha256 = directory.name, ""
     if (directory / MANIFEST).is_file():
         version, model_sha256 = read_manifest(directory).version, hash_files(directory)
+    # Imports torch, so directory and device are checked before.
+    from training.benchmarks.local_model import LocalModel
+
     model = LocalModel(directory, device)
     yield NamedScorer(choice.version or version, model, model_sha256)

@@ -42,7 +42,7 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
     In folders, files with other endings and robots.txt are skipped; `skipped_text` counts them.
 
     Raises:
-        TextError: a path is missing or unsupported, or there are no files at all.
+        TextError: a path is missing or unsupported, a file is empty, or there are no files at all.
     """
     found: list[Path] = []
     for path in paths:
@@ -58,6 +58,8 @@ def text_files(paths: Sequence[Path]) -> list[Path]:
                 reason="UNSUPPORTED",
                 limit=", ".join(ENDINGS),
             )
+        if file.stat().st_size == 0:
+            raise TextError(f"texts: {file} is empty", field=file.name, reason="EMPTY")
     if not found:
         names = ", ".join(path.name for path in paths)
         others = _skipped(paths)

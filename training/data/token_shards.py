@@ -130,11 +130,8 @@ def write_shards(
             for batch in batches(read_identified(file), lambda one: len(one[0]), BATCH_BYTES):
                 tokens = encode([text for text, _ in batch])
                 for (text, identifier), ids in zip(batch, tokens, strict=True):
-                    content = text.encode()
-                    held = is_held_out(
-                        hashlib.sha256(content).hexdigest(), config.held_out_fraction, config.seed
-                    )
-                    splits[HELD_OUT if held else TRAIN].add(ids, len(content), identifier)
+                    held = holds_out(text, config.held_out_fraction, config.seed)
+                    splits[HELD_OUT if held else TRAIN].add(ids, len(text.encode()), identifier)
                 on_progress(_progress(sizes, done, splits))
         on_progress(_progress(sizes, len(sizes), splits))
     counts = {name: split.counts for name, split in splits.items()}
@@ -148,6 +145,11 @@ def write_shards(
         | {"vocabulary": encode.vocabulary, "begin_ids": encode.begin_ids, "dtype": dtype.name},
         licence=config.licence,
     )
+
+
+def holds_out(text: str, fraction: float, seed: int = 0) -> bool:
+    """Return True for a text that shards with this fraction and seed hold out."""
+    return is_held_out(hashlib.sha256(text.encode()).hexdigest(), fraction, seed)
 
 
 @dataclass(frozen=True)

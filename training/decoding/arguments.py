@@ -9,9 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS, Task
-from training.decoding.terminal import Terminal
-from training.model.fields import check_model_directory
+from training.decoding.config import DEFAULT_MAX_TOKENS, MAX_TOKENS, Task
 from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
@@ -119,18 +117,12 @@ class _Renamed(argparse.Action):
 
 
 def _generate(options: argparse.Namespace) -> int:
-    check_model_directory(options.directory, "directory")
     from training.decoding.command import generate
 
     return generate(options)
 
 
 def _chat(options: argparse.Namespace) -> int:
-    for name, path in (("directory", options.directory), ("compare", options.compare)):
-        if path is not None:
-            check_model_directory(path, name)
-    terminal = Terminal()
-    terminal.write_dim("loading")
-    from training.decoding.chat import chat
+    from training.decoding.command import chat
 
-    return chat(options, terminal)
+    return chat(options)

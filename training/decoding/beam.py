@@ -6,68 +6,18 @@ continue), V vocabulary.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 import torch
 
-from training.decoding.rows import DecodingError, Rows
+from training.decoding.config import BeamConfig, EarlyStopping
+from training.decoding.rows import Rows
 from training.decoding.sampling import penalise, seen
 from training.model.backbone import Backbone
 
 # Initial score of all beams but the first: they are identical copies of the prompt.
 NO_BEAM = -1e9
-
-
-class EarlyStopping(StrEnum):
-    """Condition for the end of a prompt's search, once as many continuations are finished as beams.
-
-    Comments name the equivalent `early_stopping` of transformers.
-    """
-
-    AT_ONCE = "at_once"  # True
-    # False: the best running beam, finished now, would not be among the best.
-    UNLIKELY = "unlikely"
-    # "never": the best running beam cannot be among the best at any length, if longer is better.
-    HOPELESS = "hopeless"
-
-
-@dataclass(frozen=True)
-class BeamConfig:
-    """Settings of a beam search.
-
-    A finished continuation scores log p / tokens ** length_penalty; values above 0 favour long ones
-    (Wu et al., arXiv 1609.08144).
-    """
-
-    count: int = 4
-    length_penalty: float = 1.0
-    stopping: EarlyStopping = EarlyStopping.UNLIKELY
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.count < 1:
-            raise DecodingError(
-                f"beams: {self.count} is below 1",
-                field="beams",
-                reason="OUT_OF_RANGE",
-                limit="at least 1",
-            )
-        if not math.isfinite(self.length_penalty):
-            raise DecodingError(
-                f"length_penalty: {self.length_penalty:g} is not finite",
-                field="length_penalty",
-                reason="NOT_FINITE",
-            )
-        if not 0 < self.repetition_penalty < math.inf:
-            raise DecodingError(
-                f"repetition_penalty: {self.repetition_penalty:g} is not above 0",
-                field="repetition_penalty",
-                reason="OUT_OF_RANGE",
-                limit="above 0",
-            )
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.decoding.command import check_max_tokens, chosen_rules
+from training.decoding.config import DecodingError, Rules, Task, read_presets
 from training.decoding.conversation import Answer, ConversingModel, Finish
-from training.decoding.rows import DecodingError
-from training.decoding.sampling import Rules, read_presets
-from training.decoding.tasks import Task
+from training.decoding.prompts import Prompts
 from training.decoding.terminal import Terminal
 from training.errors import DetailedError, did_you_mean, unknown_choice
 from training.runtime.machine import use_device
@@ -29,19 +27,26 @@ class Turn:
     is_saved: bool = False
 
 
-def chat(options: argparse.Namespace, terminal: Terminal) -> int:
+def converse(
+    options: argparse.Namespace,
+    rules: Rules,
+    directories: Mapping[str, Path],
+    prompts: Mapping[str, tuple[Prompts, str]],
+    terminal: Terminal,
+) -> int:
     """Answer the questions of standard input until its end or /quit.
 
+    Args:
+        directories, prompts: of the models by label; prompts as `open_prompts` returns them.
+
     Raises:
-        DecodingError, ChatError, ConfigError: an option or a model is unusable; without a terminal
+        DecodingError, ChatError, ConfigError: the device or a model is unusable; without a terminal
             also a question or command.
     """
-    rules = chosen_rules(options)
-    check_max_tokens(options.max_tokens)
     use_device(options.device)
     models = {
-        label: ConversingModel(directory, options.plain, options.max_tokens)
-        for label, directory in labelled(options.directory, options.compare).items()
+        label: ConversingModel(directory, *prompts[label], options.max_tokens)
+        for label, directory in directories.items()
     }
     session = ChatSession(models, rules, options.seed, terminal)
     if options.system is not None:
@@ -65,26 +70,6 @@ def chat(options: argparse.Namespace, terminal: Terminal) -> int:
                 raise
             terminal.note(str(error))
     return 0
-
-
-def labelled(directory: Path, other: Path | None) -> dict[str, Path]:
-    """Return the directories by the labels of their answers: their names, or else their paths.
-
-    Raises:
-        DecodingError: both directories are the same.
-    """
-    if other is None:
-        return {directory.resolve().name: directory}
-    if directory.resolve() == other.resolve():
-        raise DecodingError(
-            f"compare: {other} is the same model; another one is needed",
-            field="compare",
-            reason="CONFLICT",
-        )
-    names = [directory.resolve().name, other.resolve().name]
-    if names[0] == names[1]:
-        names = [str(directory), str(other)]
-    return dict(zip(names, (directory, other), strict=True))
 
 
 class ChatSession:

@@ -1,7 +1,7 @@
-"""Implementation of `thumbwheel train generate`, with output as it is generated.
+"""Checks of `thumbwheel train generate` and `chat` before an import of torch, and `generate`.
 
-A prompt is a user message in the model's chat template. With --plain the prompt is text to
-continue, for models without a template.
+A prompt of `generate` is a user message in the model's chat template. With --plain the prompt is
+text to continue, for models without a template. Output is written as it is generated.
 """
 
 from __future__ import annotations
@@ -9,18 +9,23 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 from training.data.chat import Message, load_chat
-from training.decoding.beam import BeamConfig, beam_search
-from training.decoding.prompts import PlainText, Prompts, check_generates
-from training.decoding.rows import DecodingError, Rows, stop_at
-from training.decoding.sampling import Rules, read_presets, sample
-from training.decoding.tasks import DEFAULT_MAX_TOKENS, MAX_TOKENS
-from training.decoding.text import IncrementalDetokenizer, check_stops, stop_at_text
-from training.model.backbone import Backbone
-from training.model.checkpoint import load_decoder
-from training.runtime.context import Machine
-from training.runtime.machine import sampling_threads, to_device, use_device
+from training.decoding.config import (
+    DEFAULT_MAX_TOKENS,
+    BeamConfig,
+    DecodingError,
+    Rules,
+    check_max_tokens,
+    check_stops,
+    read_presets,
+)
+from training.decoding.prompts import PlainText, Prompts, check_generates, open_prompts
+from training.decoding.terminal import Terminal
+from training.model.config import read_config
+from training.model.fields import check_model_directory
+from training.runtime.context import Machine, check_device
 
 STANDARD_INPUT = "-"
 SAMPLING_OPTIONS = (
@@ -33,8 +38,7 @@ SAMPLING_OPTIONS = (
 
 def generate(options: argparse.Namespace) -> int:
     """Print the growing continuation, or the best beam at the end."""
-    rules = chosen_rules(options)
-    check_max_tokens(options.max_tokens)
+    rules = checked_rules(options)
     check_stops(options.stop)
     question = _prompt_text(options.prompt)
     if not question:
@@ -44,30 +48,39 @@ def generate(options: argparse.Namespace) -> int:
             reason="EMPTY",
             limit="at least 1",
         )
-    if options.beams is not None and (
-        ignored := [name for name in SAMPLING_OPTIONS if getattr(options, name) is not None]
-    ):
-        raise DecodingError(
-            f"{ignored[0]}: cannot be combined with beams", field=ignored[0], reason="CONFLICT"
-        )
-    check_generates(options.directory)
+    beams = None
+    if options.beams is not None:
+        if ignored := [name for name in SAMPLING_OPTIONS if getattr(options, name) is not None]:
+            raise DecodingError(
+                f"{ignored[0]}: cannot be combined with beams", field=ignored[0], reason="CONFLICT"
+            )
+        beams = BeamConfig(options.beams, repetition_penalty=rules.repetition_penalty)
+    directory: Path = options.directory
+    check_model_directory(directory, "directory")
+    check_generates(directory)
     prompts: Prompts = (
-        PlainText(options.directory, with_control_tokens=True)
-        if options.plain
-        else load_chat(options.directory)
+        PlainText(directory, with_control_tokens=True) if options.plain else load_chat(directory)
     )
     ids = prompts.prompt_ids([Message("user", question)])
-    use_device(options.device)
-    backbone = Backbone(to_device(load_decoder(options.directory)))
-    room = backbone.decoder.config.max_positions - len(ids)
+    room = read_config(directory).max_positions - len(ids)
     max_tokens = options.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, room))
+    # These import torch, so all options are checked before.
+    from training.decoding.beam import beam_search
+    from training.decoding.rows import Rows, stop_at
+    from training.decoding.sampling import sample
+    from training.decoding.text import IncrementalDetokenizer, stop_at_text
+    from training.model.backbone import Backbone
+    from training.model.checkpoint import load_decoder
+    from training.runtime.machine import sampling_threads, to_device, use_device
+
+    use_device(options.device)
+    backbone = Backbone(to_device(load_decoder(directory)))
     text = IncrementalDetokenizer(prompts.decode, options.stop)
-    if options.beams is None:
+    if beams is None:
         stop = stop_at_text([text], stop_at(prompts.stop_ids), _show)
         with sampling_threads(Machine()):
             sample(Rows(backbone, [ids], max_tokens), rules, stop, max_tokens, [options.seed])
     else:
-        beams = BeamConfig(options.beams, repetition_penalty=rules.repetition_penalty)
         best = beam_search(backbone, [ids], beams, max_tokens, prompts.stop_ids)[0][0]
         for token in best.ids[:-1] if best.ids[-1] in prompts.stop_ids else best.ids:
             _show(0, "" if text.stopped else text.feed(token))
@@ -75,28 +88,60 @@ def generate(options: argparse.Namespace) -> int:
     return 0
 
 
-def check_max_tokens(max_tokens: int | None) -> None:
-    """Check the limit of an answer; None is the default.
+def chat(options: argparse.Namespace) -> int:
+    """Check options and directories of a chat, load the models and answer until the end.
 
     Raises:
-        DecodingError: the limit is out of range.
+        DecodingError, ChatError, ConfigError: an option or a model is unusable.
     """
-    if max_tokens is not None and not 1 <= max_tokens <= MAX_TOKENS:
-        raise DecodingError(
-            f"max_tokens: {max_tokens} is not 1 to {MAX_TOKENS}",
-            field="max_tokens",
-            reason="OUT_OF_RANGE",
-            limit=f"1 to {MAX_TOKENS}",
-        )
+    rules = checked_rules(options)
+    directories = labelled(options.directory, options.compare)
+    prompts = {label: open_prompts(path, options.plain) for label, path in directories.items()}
+    for directory in directories.values():
+        read_config(directory)
+    terminal = Terminal()
+    terminal.write_dim("loading")
+    # Imports torch, so all options are checked before.
+    from training.decoding.chat import converse
+
+    return converse(options, rules, directories, prompts, terminal)
 
 
-def chosen_rules(options: argparse.Namespace) -> Rules:
-    """Return the preset with the overrides of the command line."""
+def checked_rules(options: argparse.Namespace) -> Rules:
+    """Return the preset with the overrides of the command line, after checks of common options.
+
+    Raises:
+        DecodingError, ConfigError: a parameter, the limit of an answer or the device is invalid.
+    """
+    check_max_tokens(options.max_tokens)
+    check_device(options.device)
     given = {name: getattr(options, name) for name in (*SAMPLING_OPTIONS, "repetition_penalty")}
     return replace(
         read_presets()[options.preset],
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def labelled(directory: Path, other: Path | None) -> dict[str, Path]:
+    """Return the directories by the labels of their answers: their names, or else their paths.
+
+    Raises:
+        ConfigError, DecodingError: as `check_model_directory`, or both directories are the same.
+    """
+    check_model_directory(directory, "directory")
+    if other is None:
+        return {directory.resolve().name: directory}
+    check_model_directory(other, "compare")
+    if directory.resolve() == other.resolve():
+        raise DecodingError(
+            f"compare: {other} is the same model; another one is needed",
+            field="compare",
+            reason="CONFLICT",
+        )
+    names = [directory.resolve().name, other.resolve().name]
+    if names[0] == names[1]:
+        names = [str(directory), str(other)]
+    return dict(zip(names, (directory, other), strict=True))
 
 
 def _prompt_text(option: str) -> str:

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from training.data.chat import Message
 from training.data.context import fit_context
-from training.decoding.prompts import open_prompts
-from training.decoding.rows import DecodingError, Rows, stop_at
-from training.decoding.sampling import Rules, sample
-from training.decoding.tasks import DEFAULT_MAX_TOKENS
+from training.decoding.config import DEFAULT_MAX_TOKENS, DecodingError, Rules
+from training.decoding.prompts import Prompts
+from training.decoding.rows import Rows, stop_at
+from training.decoding.sampling import sample
 from training.decoding.text import IncrementalDetokenizer, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
@@ -69,17 +69,19 @@ class ConversingModel:
     tokens, not those of the whole conversation.
 
     Args:
-        is_plain: continue texts without the chat template; None decides by the model.
+        prompts, plain_because: of the directory, as `open_prompts` returns them.
         max_tokens: limit of an answer; None is DEFAULT_MAX_TOKENS, at most half of the window.
 
     Raises:
-        ChatError, ModelConfigError, CheckpointError: the directory is not a complete model.
-        DecodingError: the directory is a reward model, or max_tokens leave no room for a question.
+        ModelConfigError, CheckpointError: the directory is not a complete model.
+        DecodingError: max_tokens leave no room for a question.
     """
 
-    def __init__(self, directory: Path, is_plain: bool | None, max_tokens: int | None) -> None:
+    def __init__(
+        self, directory: Path, prompts: Prompts, plain_because: str, max_tokens: int | None
+    ) -> None:
         began = time.perf_counter()
-        self._prompts, self.plain_because = open_prompts(directory, is_plain)
+        self._prompts, self.plain_because = prompts, plain_because
         self._backbone = Backbone(to_device(load_decoder(directory)))
         self.window = self._backbone.decoder.config.max_positions
         self.max_tokens = max_tokens or max(1, min(DEFAULT_MAX_TOKENS, self.window // 2))

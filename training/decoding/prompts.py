@@ -18,7 +18,7 @@ from training.data.chat import (
     read_stop_ids,
 )
 from training.data.token_shards import SHARDS_HASH
-from training.decoding.rows import DecodingError
+from training.decoding.config import DecodingError
 from training.model.config import REWARD_SETTINGS
 
 

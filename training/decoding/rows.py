@@ -15,19 +15,13 @@ import torch
 from torch import Tensor
 
 from training.data.tensors import FILL_ID, pad
-from training.errors import DetailedError
+from training.decoding.config import DecodingError
 from training.model.backbone import Backbone
 from training.model.config import ModelConfig
 from training.model.transformer import KeyValueCache, PositionError
 
 # Maps (token_B, real_B) to True for rows that end with this token, [B].
 StopRule = Callable[[Tensor, Tensor], Tensor]
-
-
-class DecodingError(DetailedError, ValueError):
-    """Error for a setting out of range or an unusable prompt; names the field and its limit."""
-
-    reason = "INVALID_DECODING"
 
 
 class Rows:

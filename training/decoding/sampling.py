@@ -1,4 +1,4 @@
-"""Sampling: parameters with their presets per task, transformations of logits, and token choice.
+"""Sampling: transformations of logits by the rules of config.py, and token choice.
 
 Logits are transformed by pure functions [B, V] to [B, V]. Order and ties follow transformers:
 penalty, temperature, top-k, top-p, min-p, each on the result of the previous one. Tokens are
@@ -12,72 +12,31 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from training.data.seeds import seed_of
-from training.decoding.rows import DecodingError, Rows, StopRule, steps
-from training.decoding.tasks import Task
-from training.errors import details_of
-from training.model.fields import ModelConfigError, read_object
-
-MAX_TEMPERATURE = 2.0  # the same limit as in services/contracts/limits.py
-GREEDY_BELOW = 0.01  # as the generator; smaller divisors are numerically useless
-PRESETS_FILE = Path(__file__).resolve().parents[2] / "models" / "presets.json"
+from training.decoding.config import Rules
+from training.decoding.rows import Rows, StopRule, steps
 
 
-@dataclass(frozen=True)
-class Rules:
-    """Sampling parameters with defaults that change nothing.
-
-    With temperature 0 (greedy) only the repetition penalty has an effect.
-    """
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0  # 0: all
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check_range(
-            "temperature",
-            self.temperature,
-            0 <= self.temperature <= MAX_TEMPERATURE,
-            f"0 to {MAX_TEMPERATURE:g}",
+def apply_rules(rules: Rules, logits_BV: Tensor, ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
+    """Return the transformed logits, for sampling or (greedy) for argmax."""
+    if rules.repetition_penalty != 1:
+        logits_BV = penalise(
+            logits_BV, seen(ids_BS, mask_BS, logits_BV.shape[-1]), rules.repetition_penalty
         )
-        _check_range("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 to 1")
-        _check_range("top_k", self.top_k, self.top_k >= 0, "at least 0", ", which is all")
-        _check_range("min_p", self.min_p, 0 <= self.min_p < 1, "0 to below 1")
-        penalty = self.repetition_penalty
-        _check_range(
-            "repetition_penalty", penalty, 0 < penalty < math.inf, "above 0", "; 1 changes nothing"
-        )
-
-    @property
-    def greedy(self) -> bool:
-        """True if the likeliest token is selected without sampling."""
-        return self.temperature < GREEDY_BELOW
-
-    def apply(self, logits_BV: Tensor, ids_BS: Tensor, mask_BS: Tensor) -> Tensor:
-        """Return the transformed logits, for sampling or (greedy) for argmax."""
-        if self.repetition_penalty != 1:
-            logits_BV = penalise(
-                logits_BV, seen(ids_BS, mask_BS, logits_BV.shape[-1]), self.repetition_penalty
-            )
-        if self.greedy:
-            return logits_BV
-        logits_BV = logits_BV / self.temperature
-        if self.top_k:
-            logits_BV = keep_top_k(logits_BV, self.top_k)
-        if self.top_p < 1:
-            logits_BV = keep_top_p(logits_BV, self.top_p)
-        if self.min_p:
-            logits_BV = keep_min_p(logits_BV, self.min_p)
+    if rules.greedy:
         return logits_BV
+    logits_BV = logits_BV / rules.temperature
+    if rules.top_k:
+        logits_BV = keep_top_k(logits_BV, rules.top_k)
+    if rules.top_p < 1:
+        logits_BV = keep_top_p(logits_BV, rules.top_p)
+    if rules.min_p:
+        logits_BV = keep_min_p(logits_BV, rules.min_p)
+    return logits_BV
 
 
 def keep_top_k(logits_BV: Tensor, k: int) -> Tensor:
@@ -127,65 +86,6 @@ def seen(ids_BS: Tensor, mask_BS: Tensor, vocab_size: int) -> Tensor:
     return seen_BV[:, :-1]
 
 
-def _check_range(name: str, value: float, holds: bool, limit: str, note: str = "") -> None:
-    if not holds:
-        raise DecodingError(
-            f"{name}: {value:g} is not {limit}{note}",
-            field=name,
-            reason="OUT_OF_RANGE",
-            limit=limit,
-        )
-
-
-def read_presets(file: Path = PRESETS_FILE) -> dict[Task, Rules]:
-    """Return the sampling rules of each task, read from models/presets.json like in the generator.
-
-    Evaluation thus samples as serving does. Presets overridden by a deployment (the generator's
-    setting `presets`) are not known here.
-
-    Raises:
-        DecodingError: the file is missing or not JSON; a task or a value is missing, unknown, not a
-        number or out of range.
-    """
-    try:
-        tasks = read_object(file)
-    except ModelConfigError as error:
-        raise DecodingError(str(error), **details_of(error)) from error
-    _require(tasks, "", [*Task])
-    presets: dict[Task, Rules] = {}
-    for task in Task:
-        values = tasks[task]
-        if not isinstance(values, dict):
-            raise DecodingError(
-                f"{task}: is not an object", field=task, reason="WRONG_TYPE", limit="an object"
-            )
-        _require(values, f"{task}.", ["temperature", "top_p"])
-        for name, value in values.items():
-            if not isinstance(value, int | float) or isinstance(value, bool):
-                field = f"{task}.{name}"
-                raise DecodingError(
-                    f"{field}: is not a number", field=field, reason="WRONG_TYPE", limit="a number"
-                )
-        try:
-            presets[task] = Rules(**values)
-        except DecodingError as error:
-            raise DecodingError(f"{task}.{error}", **details_of(error, f"{task}.")) from error
-    return presets
-
-
-def _require(values: dict[str, Any], prefix: str, names: Sequence[str]) -> None:
-    """Check that the fields are exactly `names`."""
-    known = ", ".join(names)
-    for name in sorted({*names} ^ {*values}):
-        field, reason = f"{prefix}{name}", "UNKNOWN" if name in values else "MISSING"
-        raise DecodingError(
-            f"{field}: is {reason.lower()}; fields: {known}",
-            field=field,
-            reason=reason,
-            limit=known,
-        )
-
-
 @dataclass(frozen=True)
 class Continuation:
     """The new tokens of a row, including the stop token.
@@ -205,7 +105,7 @@ def sample(
     noise_BR = row_noise(seeds, len(rows) // len(seeds), max_new).to(rows.ids_BS.device)
 
     def next_token(rows: Rows, logits_BV: Tensor, column: int) -> Tensor:
-        ruled_BV = rules.apply(logits_BV, rows.ids_BS, rows.mask_BS)
+        ruled_BV = apply_rules(rules, logits_BV, rows.ids_BS, rows.mask_BS)
         return choose(ruled_BV, noise_BR[:, column], temperature=0.0 if rules.greedy else 1.0)
 
     grown = list(steps(rows, next_token, ends, max_new))

@@ -11,10 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from training.decoding.rows import DecodingError, StopRule
+from training.decoding.rows import StopRule
 
-MAX_STOPS = 4  # both limits as in services/contracts/limits.py
-MAX_STOP_CHARACTERS = 64
 REPLACEMENT_CHARACTER = "\ufffd"  # decoders' output for an incomplete character
 
 Decode = Callable[[Sequence[int]], str]
@@ -102,26 +100,3 @@ def stop_at_text(
         return ended_B | stopped
 
     return ends
-
-
-def check_stops(stops: Sequence[str]) -> None:
-    """Check the number and the lengths of stop strings.
-
-    Raises:
-        DecodingError: there are too many, or a string is empty or too long.
-    """
-    if len(stops) > MAX_STOPS:
-        raise DecodingError(
-            f"stop: {len(stops)} texts, at most {MAX_STOPS}",
-            field="stop",
-            reason="TOO_LARGE",
-            limit=f"at most {MAX_STOPS}",
-        )
-    for stop in stops:
-        if not 1 <= len(stop) <= MAX_STOP_CHARACTERS:
-            raise DecodingError(
-                f"stop: a text of {len(stop)} characters, 1 to {MAX_STOP_CHARACTERS} each",
-                field="stop",
-                reason="OUT_OF_RANGE",
-                limit=f"1 to {MAX_STOP_CHARACTERS}",
-            )

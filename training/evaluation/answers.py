@@ -17,8 +17,9 @@ from training.data.chat import Chat, Message, load_chat
 from training.data.context import fit_context
 from training.data.seeds import seed_of
 from training.data.tensors import pad
+from training.decoding.config import Rules
 from training.decoding.rows import Rows, stop_at
-from training.decoding.sampling import Rules, sample
+from training.decoding.sampling import sample
 from training.losses.log_probs import next_token_log_probs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder

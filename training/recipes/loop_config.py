@@ -12,8 +12,7 @@ from pathlib import Path
 
 from training.data.feedback.sets import ANCHORS, SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
-from training.decoding.sampling import read_presets
-from training.decoding.tasks import Task
+from training.decoding.config import Task, read_presets
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.comparison import EvaluationConfig

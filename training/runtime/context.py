@@ -5,6 +5,7 @@ Stages are independent of Ray. Checkpoints, progress and ranks come in through R
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from training.rl.samplers import Samplers
 
 DTYPES = ("float32", "bfloat16", "auto")  # of the products in a stage
+AUTO_DEVICE = "auto"
+DEVICE_TYPES = (AUTO_DEVICE, "cpu", "cuda", "xpu")  # those with numbers may have an index
+INDEX = re.compile(r":\d{1,2}")
+UNSUPPORTED_DEVICES = {"mps": "has no float64, which sums of losses and sampling need"}
 DEVICE_HELP = (
     "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch finds, otherwise the CPU "
     "(default auto)"
@@ -72,12 +77,32 @@ class Machine:
     threads: CountOrZero = 0
     sampling_threads: CountOrZero = 0
     dtype: str = "float32"
-    device: str = "auto"
+    device: str = AUTO_DEVICE
 
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.dtype not in DTYPES:
             raise unknown_choice("dtype", self.dtype, DTYPES)
+        check_device(self.device)
+
+
+def check_device(name: str) -> None:
+    """Check the name of a device; only torch knows whether the machine has the device.
+
+    Raises:
+        ConfigError: the name is not one of DEVICE_TYPES, except `auto` with an index such as `:1`.
+    """
+    kind, colon, index = name.partition(":")
+    if kind in UNSUPPORTED_DEVICES:
+        raise ConfigError(
+            f"device: {name!r} {UNSUPPORTED_DEVICES[kind]}; cpu is supported",
+            field="device",
+            reason="UNSUPPORTED",
+            limit=", ".join(DEVICE_TYPES),
+        )
+    is_indexed = kind != AUTO_DEVICE and INDEX.fullmatch(colon + index)
+    if kind not in DEVICE_TYPES or (colon and not is_indexed):
+        raise unknown_choice("device", name, DEVICE_TYPES, "or one with an index, such as cuda:1")
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,13 @@ import torch
 from torch import nn
 
 from training.errors import ConfigError
-from training.runtime.context import Machine
+from training.runtime.context import AUTO_DEVICE, UNSUPPORTED_DEVICES, Machine, check_device
 
 BF16_FLAGS = ("avx512_bf16", "amx_bf16")
 MIN_SPEEDUP = 1.5  # below this the casts around the products cost more than they gain
 PROBE_SIZE = 768  # rows and columns of the matrices for the measurement
 
 CPU = "cpu"
-UNSUPPORTED = {"mps": "has no float64, which sums of losses and sampling need"}
 
 Autocast = Callable[[], AbstractContextManager[object]]
 Module = TypeVar("Module", bound=nn.Module)
@@ -73,35 +72,21 @@ def find_device(name: str) -> torch.device:
     A name without an index means the current device: Ray selects one where workers share a machine.
 
     Raises:
-        ConfigError: the device is not available.
+        ConfigError: as `check_device`, or the device is not available.
     """
+    check_device(name)
     found = torch.accelerator.current_accelerator(check_available=True)
-    usable = None if found is None or found.type in UNSUPPORTED else found
+    usable = None if found is None or found.type in UNSUPPORTED_DEVICES else found
     seen = (
         CPU
         if usable is None
         else f"{CPU}, {usable.type} (0 to {torch.accelerator.device_count() - 1})"
     )
-    if name == "auto":
+    if name == AUTO_DEVICE:
         name = CPU if usable is None else usable.type
-    try:
-        requested = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(
-            f"device: {name!r} is not a device of torch; available: {seen}",
-            field="device",
-            reason="UNKNOWN",
-            limit=seen,
-        ) from error
+    requested = torch.device(name)
     if requested.type == CPU:
         return torch.device(CPU)
-    if requested.type in UNSUPPORTED:
-        raise ConfigError(
-            f"device: {name!r} {UNSUPPORTED[requested.type]}; available: {seen}",
-            field="device",
-            reason="UNSUPPORTED",
-            limit=seen,
-        )
     absent = ConfigError(
         f"device: {name!r} is not available; available: {seen}",
         field="device",

@@ -67,15 +67,26 @@ def check_ranges(config: object) -> None:
     """
     kind: Any = type(config)
     for name, allowed in ranges_of(kind).items():
-        value = getattr(config, name)
-        for one in value if isinstance(value, tuple) else (value,):
-            if one is not None and one not in allowed:
-                raise ConfigError(
-                    f"{name}: {one} is not {allowed}",
-                    field=name,
-                    reason="OUT_OF_RANGE",
-                    limit=str(allowed),
-                )
+        check_range(name, getattr(config, name), allowed)
+
+
+def check_range(name: str, value: Any, allowed: Range) -> None:
+    """Check a value, or each element of a tuple; None is allowed.
+
+    Args:
+        name: field of the error.
+
+    Raises:
+        ConfigError: the value is outside the range.
+    """
+    for one in value if isinstance(value, tuple) else (value,):
+        if one is not None and one not in allowed:
+            raise ConfigError(
+                f"{name}: {one} is not {allowed}",
+                field=name,
+                reason="OUT_OF_RANGE",
+                limit=str(allowed),
+            )
 
 
 @cache

@@ -7,7 +7,6 @@ seed and the step, so an interrupted run ends with the same bits.
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -44,7 +43,7 @@ from training.runtime.ranks import Ranks
 from training.runtime.training_state import TrainingState
 from training.stages.artifact import publish
 from training.stages.perplexity import measure, surprise_of
-from training.stages.pretrain_config import PretrainConfig
+from training.stages.pretrain_config import PretrainConfig, nothing_held_out
 
 STAGE = "pretrain"
 OPENING = re.compile(r"\S+(?:\s+\S+){0,3}")  # four words
@@ -175,17 +174,7 @@ def open_data(config: PretrainConfig) -> Data:
         )
     if config.evaluate_every_steps and shards.held_out.documents == 0:
         share = read_manifest(config.shards_directory).config["held_out_fraction"]
-        # With so many texts, none is held out in one of twenty cases: (1 - share) ^ (3 / share).
-        needed = math.ceil(3 / share) if share else 0
-        raise ConfigError(
-            f"evaluate_every_steps: {config.evaluate_every_steps}, but none of the "
-            f"{shards.train.documents} texts is held out, because the share is {share:g}; "
-            + (f"pass more texts with --texts ({needed} suffice), or " if share else "")
-            + "measure nothing with --set evaluate_every_steps=none",
-            field="evaluate_every_steps",
-            reason="EMPTY",
-            limit=f"about {needed} texts" if share else "",
-        )
+        raise nothing_held_out(shards.train.documents, share)
     if config.evaluate_every_steps and not shards.begin_ids:
         raise ConfigError(
             f"evaluate_every_steps: {config.evaluate_every_steps}, but the documents of the shards "

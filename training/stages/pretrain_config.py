@@ -5,6 +5,7 @@ This module does not import torch, like config.py.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,3 +105,26 @@ class PretrainConfig:
                 reason="OUT_OF_RANGE",
                 limit=f"in [2, {longest}]",
             )
+
+
+def nothing_held_out(texts: int, share: float, is_optional: bool = True) -> ConfigError:
+    """Return the error for texts of which none is held out, so that nothing can be measured.
+
+    Args:
+        texts: their number.
+        share: of the texts that are held out.
+        is_optional: the run can measure nothing instead.
+    """
+    # With so many texts, none is held out in one of twenty cases: (1 - share) ^ (3 / share).
+    needed = math.ceil(3 / share) if share else 0
+    field = "evaluate_every_steps" if is_optional else "texts"
+    advice = [f"pass more texts with --texts ({needed} suffice)"] if share else []
+    if is_optional:
+        advice.append("measure nothing with --set evaluate_every_steps=none")
+    return ConfigError(
+        f"{field}: none of the {texts:,} texts is held out to measure, because the share is "
+        f"{share:g}; {', or '.join(advice)}",
+        field=field,
+        reason="EMPTY",
+        limit=f"about {needed} texts" if share else "",
+    )

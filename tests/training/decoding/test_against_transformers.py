@@ -15,9 +15,10 @@ from transformers.generation.logits_process import (
 
 from tests.training.decoding.families import FAMILIES, PROMPTS, pair, without_padding
 from training.data.tensors import pad
-from training.decoding.beam import BeamConfig, EarlyStopping, beam_search
+from training.decoding.beam import beam_search
+from training.decoding.config import BeamConfig, EarlyStopping, Rules
 from training.decoding.rows import Rows, stop_at
-from training.decoding.sampling import Rules, sample
+from training.decoding.sampling import apply_rules, sample
 
 NEW = 14
 STOP_IDS = list(range(10, 50))  # many, so that beams end early and often
@@ -151,7 +152,7 @@ def test_sampling_rules_give_transformers_distribution(family: str) -> None:
         if rules.min_p:
             theirs.append(MinPLogitsWarper(rules.min_p))
         expected_BV = theirs(ids_BS, logits_BV.clone()).softmax(-1)
-        found_BV = rules.apply(logits_BV, ids_BS, mask_BS).softmax(-1)
+        found_BV = apply_rules(rules, logits_BV, ids_BS, mask_BS).softmax(-1)
         assert (found_BV - expected_BV).abs().max() < 1e-6, rules
         assert torch.equal(found_BV > 0, expected_BV > 0), rules
         cut.add(int((found_BV > 0).sum()))

@@ -17,10 +17,10 @@ from training.artifacts.manifest import write_manifest
 from training.data.chat import ChatError, Message, load_chat, open_tokenizer
 from training.data.examples import read_sft
 from training.data.token_shards import SHARDS_HASH
+from training.decoding.config import DecodingError, Rules, Task, read_presets
 from training.decoding.prompts import PlainText
-from training.decoding.rows import DecodingError, Rows, stop_at
-from training.decoding.sampling import Rules, read_presets, sample
-from training.decoding.tasks import Task
+from training.decoding.rows import Rows, stop_at
+from training.decoding.sampling import sample
 from training.errors import ConfigError, DetailedError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder

@@ -11,10 +11,10 @@ import torch
 from tests.training.toys import toy_model
 from training.__main__ import main
 from training.data.chat import Message, load_chat
-from training.decoding.beam import BeamConfig, beam_search
+from training.decoding.beam import beam_search
+from training.decoding.config import BeamConfig, Rules, Task, read_presets
 from training.decoding.rows import Rows, stop_at
-from training.decoding.sampling import Rules, read_presets, sample
-from training.decoding.tasks import Task
+from training.decoding.sampling import sample
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.config import gpt2_json, parse_config

@@ -15,11 +15,11 @@ from services.generator.answering import presets as served
 from tests.support.errors import refused
 from tests.training.decoding.families import PROMPTS, pair
 from training.data.tensors import pad
-from training.decoding import sampling, tasks, text
-from training.decoding.beam import BeamConfig
-from training.decoding.rows import DecodingError, Rows, stop_at
+from training.decoding import config
+from training.decoding.config import BeamConfig, DecodingError, Rules
+from training.decoding.rows import Rows, stop_at
 from training.decoding.sampling import (
-    Rules,
+    apply_rules,
     choose,
     keep_min_p,
     keep_top_k,
@@ -37,7 +37,7 @@ CHI_SQUARE_999 = {5: 20.52, 6: 22.46, 7: 24.32, 8: 26.12, 9: 27.88, 10: 29.59, 1
 CHAT = Rules(temperature=0.9, top_p=0.95, repetition_penalty=1.1)
 READERS = [
     pytest.param(served.read_presets, served.PresetError, id="generator"),
-    pytest.param(sampling.read_presets, DecodingError, id="training"),
+    pytest.param(config.read_presets, DecodingError, id="training"),
 ]
 NAMES = "code, question_answering, chat, creative"
 
@@ -50,7 +50,7 @@ def test_token_frequencies_match_the_transformed_distribution() -> None:
         [continuation.ids[0] for continuation in sample(rows, rules, stop_at([]), 1, [17])]
     )
     ids, mask = pad([prompt], side="left")
-    expected = rules.apply(Rows(pair("gpt2").ours, [prompt], 1).next_logits(), ids, mask)[
+    expected = apply_rules(rules, Rows(pair("gpt2").ours, [prompt], 1).next_logits(), ids, mask)[
         0
     ].softmax(-1)
     counts = torch.bincount(drawn, minlength=97)
@@ -184,8 +184,8 @@ def test_invalid_prompts_and_beam_settings_are_refused() -> None:
 
 
 def test_generator_and_training_read_the_same_presets() -> None:
-    assert sampling.PRESETS_FILE == served.PRESETS_FILE
-    ours, theirs = sampling.read_presets(), served.read_presets()
+    assert config.PRESETS_FILE == served.PRESETS_FILE
+    ours, theirs = config.read_presets(), served.read_presets()
     assert [*map(str, ours)] == [*map(str, theirs)]
     for task, rules_of_task in ours.items():
         preset = theirs[served.Task(task)]
@@ -194,13 +194,13 @@ def test_generator_and_training_read_the_same_presets() -> None:
 
 def with_code(**values: Any) -> str:
     """Return the file with changed values of `code`; None removes a value."""
-    content = json.loads(sampling.PRESETS_FILE.read_text())
+    content = json.loads(config.PRESETS_FILE.read_text())
     code = {name: value for name, value in (content["code"] | values).items() if value is not None}
     return json.dumps(content | {"code": code})
 
 
 def with_tasks(**tasks_by_name: Any) -> str:
-    content = json.loads(sampling.PRESETS_FILE.read_text()) | tasks_by_name
+    content = json.loads(config.PRESETS_FILE.read_text()) | tasks_by_name
     return json.dumps({name: task for name, task in content.items() if task is not None})
 
 
@@ -253,11 +253,11 @@ def test_missing_presets_are_refused_by_both(
 
 def test_limits_equal_those_of_the_generator() -> None:
     ours = (
-        tasks.MAX_TOKENS,
-        sampling.MAX_TEMPERATURE,
-        sampling.GREEDY_BELOW,
-        text.MAX_STOPS,
-        text.MAX_STOP_CHARACTERS,
+        config.MAX_TOKENS,
+        config.MAX_TEMPERATURE,
+        config.GREEDY_BELOW,
+        config.MAX_STOPS,
+        config.MAX_STOP_CHARACTERS,
     )
     assert ours == (
         limits.MAX_REPLY_TOKENS,

@@ -11,9 +11,10 @@ from tests.support.errors import refused
 from tests.training.toys import toy_model
 from training.data.chat import Chat, Message, load_chat
 from training.data.tensors import pad
-from training.decoding.rows import DecodingError, Rows, stop_at
-from training.decoding.sampling import Rules, sample
-from training.decoding.text import IncrementalDetokenizer, check_stops, stop_at_text
+from training.decoding.config import DecodingError, Rules, check_stops
+from training.decoding.rows import Rows, stop_at
+from training.decoding.sampling import sample
+from training.decoding.text import IncrementalDetokenizer, stop_at_text
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 

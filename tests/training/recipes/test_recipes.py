@@ -16,8 +16,7 @@ from training.data.examples import read_texts
 from training.data.feedback.sets import read_anchors
 from training.data.feedback.sources import SourceWeights
 from training.data.feedback.texts import prompt_key
-from training.decoding.sampling import read_presets
-from training.decoding.tasks import Task
+from training.decoding.config import Task, read_presets
 from training.errors import ConfigError
 from training.evaluation.comparison import read_probes
 from training.model.checkpoint import read_config

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from training.data.feedback.sets import SetsConfig
-from training.decoding.tasks import MAX_TOKENS
+from training.decoding.config import MAX_TOKENS
 from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
 from training.evaluation.gate import GateConfig

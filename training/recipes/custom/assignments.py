@@ -16,6 +16,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from training.errors import ConfigError, details_of, did_you_mean
 from training.recipes.custom.hints import ALIASES, unknown_field
+from training.runtime.ranges import check_range, ranges_of
 
 OFF, NEEDED = "none", "needed"
 ATTRIBUTES = "Attributes:\n"
@@ -25,6 +26,7 @@ BOOLEANS = {"true": True, "false": False}
 
 Config = TypeVar("Config")
 Tree = dict[str, "str | Tree"]
+Values = dict[str, object]  # by field; those of a part or a mapping are Values
 
 
 def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = ()) -> Config:
@@ -40,6 +42,20 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
     Raises:
         ConfigError: the field does not exist, its value is invalid, or fields contradict each
             other; names the field.
+    """
+    changed: Config = _built(type(config), config, parsed(type(config), assignments, fixed), "")
+    return changed
+
+
+def parsed(kind: Any, assignments: Sequence[str], fixed: Sequence[str] = ()) -> Values:
+    """Return the values of the assignments by field, without the checks that need other fields.
+
+    Args:
+        kind: config class.
+        assignments, fixed: as in `assigned`.
+
+    Raises:
+        ConfigError: the field does not exist, or its value is malformed or out of range.
     """
     tree: Tree = {}
     for assignment in assignments:
@@ -66,10 +82,9 @@ def assigned(config: Config, assignments: Sequence[str], fixed: Sequence[str] = 
         above[leaf] = text
 
     def unknown(name: str, beside: Sequence[str]) -> ConfigError:
-        return unknown_field(name, beside, [one.name for one in settable(type(config), fixed)])
+        return unknown_field(name, beside, [one.name for one in settable(kind, fixed)])
 
-    changed: Config = _apply(type(config), config, tree, "", fixed, unknown)
-    return changed
+    return _values(kind, tree, "", fixed, unknown)
 
 
 def fields_named(assignments: Sequence[str]) -> list[str]:
@@ -143,32 +158,32 @@ def word(value: object) -> str:
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
-def _apply(
+def _values(
     kind: Any,
-    now: Any,
-    tree: Mapping[str, str | Tree],
+    tree: Tree,
     prefix: str,
     fixed: Sequence[str],
     unknown: Callable[[str, Sequence[str]], ConfigError],
-) -> Any:
-    """Apply a tree of texts to a config, or to the defaults of its class if `now` is None.
+) -> Values:
+    """Parse a tree of texts for a config class.
 
     Args:
         unknown: makes the error for an unknown field of the fields beside it.
     """
     names = [field.name for field in dataclasses.fields(kind) if field.name not in fixed]
-    hints = get_type_hints(kind)
-    changed: dict[str, object] = {}
+    hints, ranges = get_type_hints(kind), ranges_of(kind)
+    values: Values = {}
     for field, given in tree.items():
         name = prefix + field
         if field not in names:
             raise unknown(name, [prefix + one for one in names])
         part = _part(kind, field)
         if isinstance(given, str):
-            changed[field] = _value(given, hints[field], name)
+            values[field] = _value(given, hints[field], name)
+            if field in ranges:
+                check_range(name, values[field], ranges[field])
         elif get_origin(hints[field]) is Mapping:
-            values = {} if now is None else dict(getattr(now, field))
-            value_kind = get_args(hints[field])[1]
+            entries: Values = {}
             for key, text in given.items():
                 if not isinstance(text, str):
                     raise ConfigError(
@@ -176,14 +191,26 @@ def _apply(
                         field=f"{name}.{key}",
                         reason="UNSUPPORTED",
                     )
-                values[key] = _value(text, value_kind, f"{name}.{key}")
-            changed[field] = values
+                entries[key] = _value(text, get_args(hints[field])[1], f"{name}.{key}")
+            values[field] = entries
         elif part is None:
             raise ConfigError(f"{name}: has no nested fields", field=name, reason="UNSUPPORTED")
         else:
-            changed[field] = _apply(
-                part, None if now is None else getattr(now, field), given, f"{name}.", (), unknown
-            )
+            values[field] = _values(part, given, f"{name}.", (), unknown)
+    return values
+
+
+def _built(kind: Any, now: Any, values: Values, prefix: str) -> Any:
+    """Apply values to a config, or to the defaults of its class if `now` is None."""
+    changed: Values = {}
+    for field, value in values.items():
+        before = None if now is None else getattr(now, field)
+        if not isinstance(value, dict):
+            changed[field] = value
+        elif (part := _part(kind, field)) is None:
+            changed[field] = {**(before or {}), **value}
+        else:
+            changed[field] = _built(part, before, value, f"{prefix}{field}.")
     if now is None:  # the part was off, so all its fields need a value
         for needed in dataclasses.fields(kind):
             if needed.name not in changed and _default(needed) == NEEDED:

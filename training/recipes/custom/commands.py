@@ -55,7 +55,7 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     output = options.work.absolute() / checked_name(options.name or f"{model.name}-{name}")
     given: dict[str, Any] = {
         "model_directory": model,
-        "data_path": existing_path("data", options.data),
+        "data_path": existing_file("data", options.data),
         "output_directory": output,
         "lineage": Lineage(output.name, code_commit=code_commit),
         EXTRA: options.allow_extra_fields,
@@ -125,8 +125,8 @@ def _run(
     }
     lines = [
         f"{name} {line}" if len(stages) > 1 else line
-        for name, config in due.items()
-        for line in checked_rows(config)
+        for place, (name, config) in enumerate(due.items())
+        for line in checked_rows(config, is_first=place == 0)
     ]
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
@@ -225,6 +225,22 @@ def existing_path(option: str, path: Path) -> Path:
     return path.absolute()
 
 
+def existing_file(option: str, path: Path) -> Path:
+    """Return the absolute path of a file.
+
+    Raises:
+        ConfigError: the path does not exist or is a folder.
+    """
+    if path.is_dir():
+        raise ConfigError(
+            f"{option}: {path} is a folder, not a file",
+            field=option,
+            reason="WRONG_TYPE",
+            limit="a file",
+        )
+    return existing_path(option, path)
+
+
 def checked_model(path: Path) -> Path:
     """Return the path of the initial model.
 
@@ -262,16 +278,19 @@ def checked_judge(path: Path | None) -> Path | None:
     return directory
 
 
-def checked_rows(config: PlannedConfig) -> list[str]:
+def checked_rows(config: PlannedConfig, is_first: bool) -> list[str]:
     """Check the rows of a stage, and return a line on the content of each file.
 
     Each file is read once. The stage reads the file again, because a worker may be on another
-    machine. A file that is missing may be written by an earlier stage of a recipe.
+    machine.
+
+    Args:
+        is_first: no earlier stage of a recipe may write the files, so they must exist.
 
     Raises:
         ExampleError: a row is invalid or has an unknown field.
-        ConfigError: an update needs more prompts than a file has, or a prompt has no task and there
-            is no reward model.
+        ConfigError: a file does not exist, an update needs more prompts than a file has, or a
+            prompt has no task and there is no reward model.
     """
     if isinstance(config, PretrainConfig):
         return []  # it reads shards
@@ -289,9 +308,9 @@ def checked_rows(config: PlannedConfig) -> list[str]:
             files.append(("sft_mix", config.sft_mix.data_path, SFT, 0, ""))
     lines = []
     for field, path, kind, needed, why in files:
-        if not path.is_file():
+        if not (is_first or path.is_file()):
             continue
-        found = summarise(path, kind, config.allow_extra_fields)
+        found = summarise(existing_file(field, path), kind, config.allow_extra_fields)
         if needs_tasks and found.first_without_task:
             raise ConfigError(
                 f"reward-model: missing, and row {found.first_without_task} of {path.name} has no "

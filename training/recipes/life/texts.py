@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from training.corpus.document import Stage
-from training.data.seeds import is_held_out
-from training.data.token_shards import ShardConfig, write_shards
+from training.data.token_shards import ShardConfig, holds_out, write_shards
 from training.data_path.log import LOG, RESULT, entries
 from training.data_path.pipeline import DOCUMENTS, SHARDS, TOKENIZER
 from training.data_path.tables import read_rows
@@ -91,7 +89,7 @@ def held_out_urls(clean: Path) -> set[str]:
     held = {
         row["id"]: row["url"]
         for row in documents(clean)
-        if is_held_out(hashlib.sha256(row["text"].encode()).hexdigest(), HELD_OUT_FRACTION, 0)
+        if holds_out(row["text"], HELD_OUT_FRACTION)
     }
     duplicates = (Stage.EXACT_DUPLICATE, Stage.NEAR_DUPLICATE)
     urls = set(held.values())

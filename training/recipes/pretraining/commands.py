@@ -15,7 +15,7 @@ from pathlib import Path
 
 from training.artifacts.manifest import finished_manifest
 from training.cluster.group import Group
-from training.data.corpus import skipped_text
+from training.data.corpus import skipped_text, text_files
 from training.data.packages import DataError
 from training.data.token_shards import TokenisationProgress
 from training.decoding.arguments import chat_command
@@ -45,6 +45,7 @@ from training.recipes.pretraining.shapes import (
 from training.recipes.pretraining.texts import (
     LICENCE,
     Prepared,
+    check_held_out,
     check_same_texts,
     checked_tokenizer,
     open_prepared,
@@ -107,14 +108,17 @@ def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) ->
 
     own = open_prepared(options.shards, tokenizer) if options.shards else None
     nothing = own or Prepared(work, work, shape.vocabulary, "")
-    # Invalid assignments and models that are too large fail here, before any file is written.
+    # Invalid assignments, texts and too large models fail here, before any file is written.
     steps = (draft := config(nothing, 1, DTYPE)).steps
+    if options.texts:
+        files = text_files(options.texts)
+        check_same_texts(options.texts, directory)
+        if draft.evaluate_every_steps:
+            check_held_out(files, is_optional=True)
     if not group.workers:
-        from training.recipes.pretraining.memory import check_memory
+        from training.recipes.pretraining.memory import check_memory  # imports torch
 
         check_memory(draft)
-    if options.texts:
-        check_same_texts(options.texts, directory)
     with no_empty_folders(work), _shown() as shown:
         work.mkdir(parents=True, exist_ok=True)
         prepared = own or _prepare(options, shape.vocabulary, shown, tokenizer)
@@ -187,8 +191,14 @@ def _checked_run(options: argparse.Namespace) -> tuple[bool, Group]:
 
 
 def run_scaling(options: argparse.Namespace, code_commit: str) -> int:
-    """Train three sizes and write the report."""
+    """Train three sizes and write the report.
+
+    Raises:
+        ConfigError, TextError: the texts are unusable, or the name is that of other sizes.
+    """
     work, name = options.work.absolute(), checked_name(options.name)
+    if options.texts:
+        check_held_out(text_files(options.texts), is_optional=False)
     with no_empty_folders(work), _shown() as shown:
         prepared = _prepare(options, SIZES_VOCABULARY, shown)
         from training.recipes.pretraining.scaling import run_name, train_sizes, write_scaling

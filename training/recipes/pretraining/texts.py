@@ -24,12 +24,14 @@ from training.data.packages import installed
 from training.data.token_shards import (
     ShardConfig,
     TokenisationProgress,
+    holds_out,
     open_shards,
     write_shards,
 )
 from training.errors import ConfigError, details_of
 from training.runs import write_json
 from training.stage_record import SHORT_HASH, changed_text, kept_record
+from training.stages.pretrain_config import nothing_held_out
 from training.tokenization.byte_pairs import TOKENIZER, train_tokenizer
 
 PACKAGES = Path(__file__).parent / "pretraining_texts.txt"
@@ -123,6 +125,26 @@ def prepare(
     is_reused = (shards / MANIFEST).exists()
     manifest = write_shards(config, tell)
     return Prepared(tokenizer, shards, manifest.report["vocabulary"], licence, is_reused)
+
+
+def check_held_out(files: Sequence[Path], is_optional: bool) -> None:
+    """Check that a text is held out, before tokenizer and shards are made.
+
+    The texts are read up to the first such one, in the mean 50.
+
+    Args:
+        is_optional: as in `nothing_held_out`.
+
+    Raises:
+        TextError: a text cannot be read.
+        ConfigError: none is held out.
+    """
+    count = 0
+    for text in chain.from_iterable(map(read_texts_of, files)):
+        if holds_out(text, HELD_OUT_FRACTION):
+            return
+        count += 1
+    raise nothing_held_out(count, HELD_OUT_FRACTION, is_optional)
 
 
 def check_same_texts(texts: Sequence[Path], directory: Path) -> None:

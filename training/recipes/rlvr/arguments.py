@@ -75,9 +75,13 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     add_running(rlvr, "FIELD=VALUE", samples=True)
 
     def train(options: argparse.Namespace) -> int:
+        from training.recipes.rlvr.recipe import checked_run
+
+        name, group = checked_run(options)
+        # Imports torch, so all options are checked before.
         from training.recipes.rlvr.commands import train_on_task
 
-        return train_on_task(options, code_commit())
+        return train_on_task(options, name, group, code_commit())
 
     rlvr.set_defaults(command=train)
 

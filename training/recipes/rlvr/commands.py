@@ -30,8 +30,6 @@ from training.recipes.custom.commands import (
     MEASURED,
     RUNS,
     bucket_prefix,
-    checked_model,
-    checked_name,
 )
 from training.recipes.custom.recipe_file import FIXED
 from training.recipes.rlvr.held_out import change_text, measure, share_text
@@ -56,24 +54,23 @@ from training.verification.tasks.catalogue import ItemRequest, make_items
 SHOWN = ("score", "reward", "kl", "response_tokens", "zero_variance_groups", "verdict_unparsable")
 # Options that determine the items and their measurement.
 RECORDED_OPTIONS = ("task", "level", "texts", "items", "held_out", "samples")
-COUNTS = ("items", "held_out", "samples")
 MODEL_HASH = "model_sha256"  # entry of OPTIONS_FILE beside the options
 ITEMS = "items.jsonl"
 OPTIONS_FILE, BEFORE, AFTER, RESULT = "asked.json", "before.json", "after.json", "result.json"
 
 
-def train_on_task(options: argparse.Namespace, code_commit: str) -> int:
+def train_on_task(options: argparse.Namespace, name: str, group: Group, code_commit: str) -> int:
     """Run all steps of the command.
+
+    Args:
+        name, group: of the run, as `checked_run` returns them.
 
     Raises:
         ValueError: the options cannot be satisfied, or the name belongs to another run.
     """
     work: Path = options.work.absolute()
-    group, model_directory = checked_group(options), checked_model(options.model)
-    default = f"{model_directory.name}-{options.task}-{options.algorithm}"
-    name = checked_name(options.name or default)
     folder, run_folder, output = work / MEASURED / name, work / RUNS / name, work / name
-    shape = read_config(model_directory)
+    shape = read_config(options.model)
     config = make_run(options, shape, folder / ITEMS, output, code_commit)
     check_config(config, group.workers)
     answered = sampling(config, options.samples)
@@ -220,25 +217,6 @@ def checked_settings(options: argparse.Namespace, answered: Sampling, path: Path
                 limit=str(before[field]),
             )
     return settings | {MODEL_HASH: was or now}
-
-
-def checked_group(options: argparse.Namespace) -> Group:
-    """Return the group of processes.
-
-    Raises:
-        ConfigError: a count is too low, or rollout actors are requested without workers.
-    """
-    for name in COUNTS:
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            raise ConfigError(
-                f"{option}: {getattr(options, name)} is not at least 1",
-                field=option,
-                reason="OUT_OF_RANGE",
-                limit="at least 1",
-            )
-    most, fewest = options.workers
-    return Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
 
 
 def check_config(config: PolicyConfig, workers: int) -> None:

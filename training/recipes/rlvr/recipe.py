@@ -1,4 +1,6 @@
-"""Complete configs of GRPO and PPO on tasks, for two sizes of an update; without torch.
+"""Complete configs of GRPO and PPO on tasks, for two sizes of an update, and checks of options.
+
+This module does not import torch.
 
 With fewer than some hundred samples per update GRPO collapses early on small models; 400 and more
 are better, but cost minutes per update on a small machine.
@@ -6,20 +8,26 @@ are better, but cost minutes per update on a small machine.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.cluster.group import Group
+from training.errors import ConfigError
 from training.optim.config import OptimizerConfig
-from training.recipes.custom.assignments import listed, settable
+from training.recipes.custom.assignments import listed, parsed, settable
+from training.recipes.custom.commands import checked_model, checked_name
 from training.recipes.custom.recipe_file import FIXED
 from training.rl.config import KlConfig
 from training.runtime.context import Lineage, Machine
 from training.stages.policy_config import GrpoConfig, PpoConfig
+from training.verification.tasks.catalogue import ItemRequest
 
 SEED = 20_261_126
 FEW_WEIGHTS = "models below 50 million weights"
+COUNTS = ("items", "held_out", "samples")
 
 
 @dataclass(frozen=True)
@@ -90,6 +98,32 @@ def make_config(
         filter_zero_variance=True,
         **common,
     )
+
+
+def checked_run(options: argparse.Namespace) -> tuple[str, Group]:
+    """Return the name and the group of processes of a run, after checks that need no weights.
+
+    Raises:
+        ConfigError: a count is too low, rollout actors are requested without workers, the name,
+            the task or the model cannot be used, or a field cannot be assigned.
+    """
+    for name in COUNTS:
+        if getattr(options, name) < 1:
+            option = name.replace("_", "-")
+            raise ConfigError(
+                f"{option}: {getattr(options, name)} is not at least 1",
+                field=option,
+                reason="OUT_OF_RANGE",
+                limit="at least 1",
+            )
+    most, fewest = options.workers
+    group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
+    model = checked_model(options.model)
+    default = f"{model.name}-{options.task}-{options.algorithm}"
+    name = checked_name(options.name or default)
+    ItemRequest(options.task, options.items, SEED, level=options.level, texts=options.texts)
+    parsed(PpoConfig if options.algorithm == "ppo" else GrpoConfig, options.set, FIXED)
+    return name, group
 
 
 def settable_fields() -> str:

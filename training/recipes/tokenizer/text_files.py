@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-from training.data.corpus import ENDINGS, TextError, read_sized, text_files
+from training.data.corpus import TextError, read_sized, text_files
 
 FIRST_REPORT_SECONDS, REPORT_SECONDS = 3.0, 10.0
 MEGABYTE = 1_000_000
@@ -31,21 +31,7 @@ class TextFiles:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self.paths = tuple(
-            file for path in paths for file in (text_files([path]) if path.is_dir() else [path])
-        )
-        for path in self.paths:
-            if not path.is_file():
-                raise TextError(f"texts: {path.name} is missing", field=path.name, reason="MISSING")
-            if path.suffix not in ENDINGS:
-                raise TextError(
-                    f"texts: {path.name} is not one of {', '.join(ENDINGS)}",
-                    field=path.name,
-                    reason="UNSUPPORTED",
-                    limit=", ".join(ENDINGS),
-                )
-            if path.stat().st_size == 0:
-                raise TextError(f"texts: {path.name} is empty", field=path.name, reason="EMPTY")
+        self.paths = tuple(text_files(paths))
         self.total_bytes = sum(path.stat().st_size for path in self.paths)
         self.read_bytes = 0
         if not any(text.strip() for text in self):

@@ -32,7 +32,11 @@ FORM = "Give your final answer in the form `Answer: X`."
 
 @dataclass(frozen=True)
 class ItemRequest:
-    """Request for items of a task. `level` None selects the generator's own defaults."""
+    """Request for items of a task. `level` None selects the generator's own defaults.
+
+    Raises:
+        ConfigError: the task is unknown, or the number of items, the level or the texts do not fit.
+    """
 
     task: str
     count: int
@@ -48,6 +52,20 @@ class ItemRequest:
                 field="items",
                 reason="OUT_OF_RANGE",
                 limit="at least 1",
+            )
+        if self.task not in names():
+            raise ConfigError(
+                f"task: {self.task} is unknown; `thumbwheel train tasks list` names them"
+                f"{did_you_mean(self.task, names())}",
+                field="task",
+                reason="UNKNOWN",
+                limit=", ".join(names()),
+            )
+        if self.task in CHOICE_SETS and (self.texts is None or self.level is not None):
+            raise ConfigError(
+                f"{self.task}: needs the folder of its texts, and has no levels",
+                field="texts" if self.texts is None else "level",
+                reason="MISSING" if self.texts is None else "UNSUPPORTED",
             )
 
 
@@ -65,16 +83,8 @@ def make_items(request: ItemRequest) -> list[Item]:
     """Return distinct items of the split, possibly fewer than requested.
 
     Raises:
-        ConfigError: the task, its level or its texts are unavailable.
+        ConfigError: its level or its texts are unavailable.
     """
-    if request.task not in names():
-        raise ConfigError(
-            f"task: {request.task} is unknown; `thumbwheel train tasks list` names them"
-            f"{did_you_mean(request.task, names())}",
-            field="task",
-            reason="UNKNOWN",
-            limit=", ".join(names()),
-        )
     found: dict[str, Item] = {}
     for item in _draw_items(request):
         if item.split is request.split:
@@ -87,13 +97,7 @@ def make_items(request: ItemRequest) -> list[Item]:
 def _draw_items(request: ItemRequest) -> Iterator[Item]:
     max_draws = request.count * MAX_DRAWS * (HELD_OUT_OF if request.split is Split.HELD_OUT else 1)
     make = partial(Item, request.task)
-    if request.task in CHOICE_SETS:
-        if request.texts is None or request.level is not None:
-            raise ConfigError(
-                f"{request.task}: needs the folder of its texts, and has no levels",
-                field="texts" if request.texts is None else "level",
-                reason="MISSING" if request.texts is None else "UNSUPPORTED",
-            )
+    if request.texts is not None and request.task in CHOICE_SETS:
         for prompt, choice in choice_questions(
             request.task, request.texts, max_draws, request.seed
         ):
