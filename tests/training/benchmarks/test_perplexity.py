@@ -4,6 +4,8 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -149,9 +151,13 @@ def test_too_long_texts_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         read_documents([tmp_path])
 
 
-def test_file_without_lines_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text("")
+def test_files_without_texts_are_refused(tmp_path: Path) -> None:
+    no_rows = pa.table({"text": pa.array([], pa.string())})
+    pq.write_table(no_rows, tmp_path / "a.parquet")
     with refused(ConfigError, field="text", reason="EMPTY"):
+        read_documents([tmp_path])
+    (tmp_path / "b.jsonl").touch()
+    with refused(TextError, field="b.jsonl", reason="EMPTY"):
         read_documents([tmp_path])
 
 
