@@ -97,7 +97,8 @@ def run(options: argparse.Namespace) -> int:
             f"no row gives an example: {reasons}", field=options.files[0].name, reason="EMPTY"
         )
     partial.replace(out)
-    print("\n".join((f"{kept:,} examples in {out}", *dropped.lines())))
+    examples = "example" if kept == 1 else "examples"
+    print("\n".join((f"{kept:,} {examples} in {out}", *dropped.lines())))
     return 0
 
 
