@@ -36,11 +36,10 @@ from training.recipes.plan import add_hardware, check_derived_options, hardware_
 from training.reporting.progress import Lines, open_display
 from training.reporting.tracking import add_track, tracking_in
 from training.runs import FAILED, HALTED, HaltedError, Step, exclusive, read_status
-from training.runtime.context import DEVICE_HELP
+from training.runtime.context import AUTO_DEVICE, DEVICE_HELP, check_device
 
 if TYPE_CHECKING:
     from training.evaluation.canary import CanaryConfig, Reading
-    from training.model_store.bucket import ModelBucket
     from training.planning.hardware import Hardware
     from training.recipes.recipe import LoopConfig, Plan, Recipe
 
@@ -190,27 +189,30 @@ def _describe_stores(command: argparse.ArgumentParser) -> None:
 
 def loop(options: argparse.Namespace) -> int:
     """Run the loop once, or periodically with `--every`."""
+    recipe = adjusted_recipe(options)  # checks the options without torch
     os.nice(NICENESS)
     print("loading the training code", flush=True)
     # Process 1 of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     while True:
         began = time.monotonic()
-        status = _run_once(options)
+        status = _run_once(options, recipe)
         if options.every is None:
             return 0 if status in (TOO_LITTLE, HALTED) and options.scheduled else status
         time.sleep(max(0.0, options.every - (time.monotonic() - began)))
 
 
-def _run_once(options: argparse.Namespace) -> int:
+def _run_once(options: argparse.Namespace, recipe: Recipe) -> int:
     from training.evaluation.canary_run import WallClock
     from training.evaluation.halt_watch import HaltWatch
     from training.evaluation.judges import judge_from
     from training.loop import run_loop
     from training.loop_run import LoopEnvironment, NotEnoughFeedbackError
+    from training.model_store.bucket import open_store
     from training.model_store.pruning import prune_versions
     from training.remote import FeedbackLog, RolloutClient
 
+    place = options.model_store
     with ExitStack() as stack:
         stack.enter_context(
             exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience)
@@ -242,12 +244,12 @@ def _run_once(options: argparse.Namespace) -> int:
             code_commit=code_commit(),
             halt_reason=lambda: watch.reason if watch else None,
             judge=judge_from(os.environ),
-            store=_store(options),
+            store=open_store(place, "--model-store", os.environ) if place else None,
             quarantined=partial(quarantined, options),
             tracking=tracking_in(options.state / "loop", options.track),
         )
         try:
-            run_loop(options.recipe, adjusted_recipe(options), env)
+            run_loop(options.recipe, recipe, env)
         except NotEnoughFeedbackError:
             return TOO_LITTLE
         except HaltedError as error:
@@ -262,13 +264,6 @@ def _run_once(options: argparse.Namespace) -> int:
             keep, view = options.keep_versions, rollout.view() if rollout else None
             prune_versions(env.runs, env.registry, view, env.store, keep, display.say)
     return 0
-
-
-def _store(options: argparse.Namespace) -> ModelBucket | None:
-    from training.model_store.bucket import open_store
-
-    place = options.model_store
-    return open_store(place, "--model-store", os.environ) if place else None
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -337,7 +332,7 @@ def workers_hardware(options: argparse.Namespace) -> Hardware:
         ConfigError: as `hardware_of`.
     """
     most, fewest = options.workers or (1, None)
-    device = options.device or "auto"
+    device = options.device or AUTO_DEVICE
     gpus = options.gpus_per_worker
     if gpus is None:
         gpus = gpus_for_each(most) if device == "auto" else 0
@@ -345,14 +340,20 @@ def workers_hardware(options: argparse.Namespace) -> Hardware:
 
 
 def adjusted_recipe(options: argparse.Namespace) -> Recipe:
-    """Return the recipe with the changes of the command line."""
-    from training.recipes.custom.loop_fields import set_loop_fields, text_assignments
+    """Return the recipe with the changes of the command line, checked without torch.
 
-    texts = text_assignments(options.texts) if options.texts else ()
+    Raises:
+        ConfigError: a field, its value, the texts or the device are unknown.
+    """
+    from training.recipes.custom import loop_fields
+
+    texts = loop_fields.text_assignments(options.texts) if options.texts else ()
     assignments = (*texts, *options.set)
     recipe, derives = RECIPES[options.recipe], options.recipe == AUTO
     if not derives:
         check_derived_options(options)
+    loop_fields.check_loop_fields(assignments)
+    check_device(options.device or AUTO_DEVICE)
 
     def adjusted(plan: Plan) -> LoopConfig:
         if derives:
@@ -364,7 +365,7 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
                 assignments=assignments,
                 max_hours=hours,
             )
-        config = set_loop_fields(recipe(plan), assignments)
+        config = loop_fields.set_loop_fields(recipe(plan), assignments)
         tasks = tuple(dict.fromkeys((*config.gate.tasks, *options.gate_tasks)))
         config = replace(
             config,

@@ -32,7 +32,7 @@ from training.evaluation.canary_run import (
     RolloutControl,
     serve_canary,
 )
-from training.evaluation.comparison import compare
+from training.evaluation.comparison import compare, place_of
 from training.evaluation.gate import Check, Decision, check_candidate, decide
 from training.evaluation.health import HealthConfig, read_health
 from training.evaluation.task_rows import check_scores
@@ -257,7 +257,7 @@ def measure_tasks(run: LoopRun) -> None:
         # An operator may have measured the style on the answers of other kinds.
         missing += [t for t in styles if t in found and found[t].items_sha256 != style_list]
         if probes & set(missing):
-            model = ChatModel(directory, evaluation.place())
+            model = ChatModel(directory, place_of(evaluation))
             runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
             answerer = model.answer_greedily
             measured = measure(

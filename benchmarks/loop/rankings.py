@@ -43,7 +43,8 @@ from training.data.feedback.catalogue import Directory
 from training.data.feedback.sets import SetsConfig, make_sets, write_sets
 from training.data.feedback.snapshot import SnapshotConfig, read_feedback, take_snapshot
 from training.data.feedback.sources import SourceWeights
-from training.evaluation.answers import ChatModel, Sampling, score
+from training.evaluation.answers import ChatModel, score
+from training.evaluation.config import Sampling
 from training.evaluation.judges import beats
 from training.figures import Estimate, clustered_mean
 from training.model.reward import load_reward_model

@@ -47,7 +47,8 @@ from training.evaluation import health
 from training.evaluation.answers import ChatModel, score
 from training.evaluation.canary import CanaryConfig, Verdict, evaluate
 from training.evaluation.canary_run import WallClock, approval_of
-from training.evaluation.comparison import EvaluationConfig, read_comparison
+from training.evaluation.comparison import read_comparison
+from training.evaluation.config import EvaluationConfig
 from training.evaluation.gate import decide
 from training.evaluation.health import HealthConfig
 from training.loop import STEPS, train

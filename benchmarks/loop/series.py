@@ -29,7 +29,8 @@ from infra.simulate.users.system import Rows, System, find_system, remove_previo
 from infra.simulate.users.terminal import say
 from infra.simulate.users.training_loop import LoopRun, read_run
 from training.data.chat import Message
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 from training.evaluation.judges import beats
 from training.recipes.nano import MACHINE, nano
 from training.recipes.recipe import Plan

@@ -16,7 +16,8 @@ import torch
 from tests.training.feedback_log import FeedbackLog
 from training.data.chat import Message
 from training.decoding.config import Task, read_presets
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 from training.recipes.nano_world.facts import questions
 
 FRIENDLY = ("hope that helps", "happy to help", "good question", "of course")

@@ -20,32 +20,16 @@ from training.data.tensors import pad
 from training.decoding.config import Rules
 from training.decoding.rows import Rows, stop_at
 from training.decoding.sampling import sample
+from training.evaluation.config import Sampling
 from training.losses.log_probs import next_token_log_probs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
 from training.model.placement import Place, Placement
 from training.model.reward import RewardModel
-from training.runtime.ranges import Count, FractionAboveZero, NonNegative, check_ranges
 
 Prompt = Sequence[Message]
 WIDE = Placement().place
 SCORE_ROWS, SCORE_TOKENS = 32, 32 * 320  # of a batch; 320 tokens are those of the recipe small
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """Sampling parameters of the answers, as for users."""
-
-    samples_per_prompt: Count = 4
-    max_prompt_tokens: Count = 256
-    max_response_tokens: Count = 64
-    temperature: NonNegative = 1.0
-    top_p: FractionAboveZero = 1.0
-    batch_prompts: Count = 16
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
 
 
 @dataclass(frozen=True)

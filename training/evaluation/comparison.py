@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,56 +15,16 @@ from training.artifacts.manifest import MANIFEST, plain, write_manifest
 from training.data.chat import Message
 from training.data.examples import read_prompts, read_texts
 from training.data.seeds import seed_of
-from training.evaluation.answers import ChatModel, Prompt, SampledAnswer, Sampling
+from training.evaluation.answers import ChatModel, Prompt, SampledAnswer
+from training.evaluation.config import EvaluationConfig, Sampling
 from training.evaluation.judges import Contest, Judge, RewardModelJudge
 from training.evaluation.paired import Comparison, Paired, paired, read_paired
 from training.figures import SAMPLES, Samples
 from training.model.placement import Place, Placement
-from training.runtime.context import Machine
 from training.runtime.machine import configure_device, stores_narrow
-from training.runtime.ranges import Count, check_ranges
 
 FIGURES = "figures.json"
 FORMAT = 3  # 1: figures without the differences of items; 2: without sycophancy
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """Paths and settings of a comparison.
-
-    Each reward model needs its base model (see `load_reward_model`).
-
-    Attributes:
-        thumbs: single rated answers of the run; None: the serving of the incumbent is not checked.
-        devices: accelerators of the loop's process that share the layers of a model, at least 1.
-    """
-
-    incumbent_directory: Path
-    candidate_directory: Path
-    reward_model_directory: Path
-    reward_model_base: Path
-    judge_directory: Path
-    judge_base: Path
-    held_out_prompts: Path
-    held_out_pairs: Path
-    retention_texts: Path
-    probes: Path
-    health_directory: Path
-    output_directory: Path
-    sampling: Sampling = field(default_factory=Sampling)
-    max_prompts: int = 128
-    max_texts: int = 64
-    probe_samples: int = 4
-    machine: Machine = field(default_factory=Machine)
-    thumbs: Path | None = None
-    devices: Count = 1
-
-    def __post_init__(self) -> None:
-        check_ranges(self)
-
-    def place(self) -> Place:
-        """Configure the device of this process; return the placement of models on it."""
-        return Placement(stores_narrow(configure_device(self.machine)), self.devices).place
 
 
 @dataclass(frozen=True)
@@ -80,6 +40,11 @@ class Probe:
     expect: tuple[str, ...]
 
 
+def place_of(config: EvaluationConfig) -> Place:
+    """Configure the device of this process; return the placement of models on it."""
+    return Placement(stores_narrow(configure_device(config.machine)), config.devices).place
+
+
 def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
     """Compare candidate and incumbent: win rate on held-out prompts, perplexity, probes, length.
 
@@ -92,7 +57,7 @@ def compare(config: EvaluationConfig, judge: Judge | None = None) -> Comparison:
         not (directory / MANIFEST).exists()
         or json.loads((directory / FIGURES).read_text()).get("format") != FORMAT
     ):
-        place = config.place()
+        place = place_of(config)
         prompts = [row.messages for row in read_prompts(config.held_out_prompts)]
         prompts = sorted(prompts, key=lambda p: seed_of(str(p)))[: config.max_prompts]
         before = _measure(config.incumbent_directory, prompts, config, place)

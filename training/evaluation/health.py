@@ -18,7 +18,8 @@ from training.data.chat import load_chat
 from training.data.examples import PairExample, read_pairs, read_thumbs
 from training.data.feedback.sources import Source
 from training.evaluation.answers import WIDE, score
-from training.evaluation.comparison import FIGURES, EvaluationConfig, write_figures
+from training.evaluation.comparison import FIGURES, write_figures
+from training.evaluation.config import EvaluationConfig
 from training.evaluation.gate import Check, GateConfig, Result, decide
 from training.evaluation.judges import beats
 from training.figures import Estimate, clustered_mean

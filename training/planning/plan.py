@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from training.errors import ConfigError, details_of
-from training.evaluation.comparison import EvaluationConfig
+from training.evaluation.config import EvaluationConfig
 from training.model.config import ModelConfig, parse_config
 from training.planning.accelerators import GIB, Accelerator
 from training.planning.layout import Layout

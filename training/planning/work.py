@@ -11,7 +11,7 @@ from dataclasses import replace
 from training.data.seeds import steps_for
 from training.errors import ConfigError
 from training.evaluation.answers import score_rows
-from training.evaluation.comparison import EvaluationConfig
+from training.evaluation.config import EvaluationConfig
 from training.model.config import LoraConfig, ModelConfig
 from training.planning.layout import Layout
 from training.planning.stage import DataSize, PlannedConfig

@@ -13,9 +13,8 @@ from pathlib import Path
 from training.data.feedback.sets import ANCHORS, SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
 from training.decoding.config import Task, read_presets
-from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
-from training.evaluation.comparison import EvaluationConfig
+from training.evaluation.config import EvaluationConfig, Sampling
 from training.evaluation.gate import GateConfig
 from training.model.config import LoraConfig
 from training.recipes.recipe import TEXTS, LoopConfig, Plan

@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from training.cluster.group import Group
 from training.data.feedback.sets import ANCHORS, SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
 from training.errors import ConfigError
 from training.evaluation.canary import CanaryConfig
-from training.evaluation.comparison import EvaluationConfig
+from training.evaluation.config import EvaluationConfig
 from training.evaluation.gate import GateConfig
 from training.planning.collected import CollectedData
-from training.planning.hardware import Hardware
 from training.runtime.context import Lineage, Machine, require_divisible
 from training.runtime.ranks import all_different
 from training.stages.config import RewardModelConfig, SftConfig
 from training.stages.policy_config import PpoConfig
+
+if TYPE_CHECKING:
+    from training.planning.hardware import Hardware
 
 TEXTS = Path(__file__).parent / "texts"
 MAX_HOURS = 24.0  # a run a day is the least frequent schedule of the chart's examples

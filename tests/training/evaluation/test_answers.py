@@ -7,7 +7,8 @@ import pytest
 
 from tests.training.toys import toy_model
 from training.data.chat import Message
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 
 PROMPTS = [[Message("user", words)] for words in ("good tree", "bad", "river stone cloud")]
 SAMPLING = Sampling(samples_per_prompt=2, max_response_tokens=10, temperature=0.7, top_p=0.9)

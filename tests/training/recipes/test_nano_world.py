@@ -10,7 +10,8 @@ import pytest
 from tests.support.world_bases import quick
 from training.artifacts.manifest import write_manifest
 from training.data.chat import Message
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 from training.model.checkpoint import read_config
 from training.model.config import parse_config
 from training.planning.step import sizes_of

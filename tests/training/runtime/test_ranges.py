@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.errors import refused
 from training.errors import ConfigError
-from training.evaluation.answers import Sampling
+from training.evaluation.config import Sampling
 from training.model.config import llama_json
 from training.model.lora import LoraConfig
 from training.optim.optimizers import OptimizerConfig

@@ -21,7 +21,8 @@ from training.cluster.runner import StageRun
 from training.data.chat import Message
 from training.decoding.beam import BeamConfig, beam_search
 from training.errors import ConfigError
-from training.evaluation.answers import ChatModel, Sampling, score
+from training.evaluation.answers import ChatModel, score
+from training.evaluation.config import Sampling
 from training.model.placement import spread
 from training.model.reward import load_reward_model
 from training.runtime.context import Machine, Progress, RunContext

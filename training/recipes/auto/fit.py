@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from training.errors import ConfigError, details_of
-from training.evaluation.comparison import EvaluationConfig
+from training.evaluation.config import EvaluationConfig
 from training.model.config import ModelConfig
 from training.planning.accelerators import GIB, MIB, NODE_GPUS
 from training.planning.collected import CollectedData

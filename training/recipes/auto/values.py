@@ -12,8 +12,8 @@ from functools import partial
 
 from training.data.feedback.sets import SetsConfig
 from training.decoding.config import MAX_TOKENS
-from training.evaluation.answers import Sampling
 from training.evaluation.canary import CanaryConfig
+from training.evaluation.config import Sampling
 from training.evaluation.gate import GateConfig
 from training.evaluation.task_rows import RULES
 from training.model.config import LoraConfig, ModelConfig

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import get_type_hints
 
 from training.errors import ConfigError
-from training.evaluation.comparison import EvaluationConfig
+from training.evaluation.config import EvaluationConfig
+from training.recipes.custom.assignments import parsed
 from training.recipes.custom.recipe_file import set_parts
 from training.recipes.recipe import TEXTS, LoopConfig
 
@@ -63,6 +64,17 @@ def text_assignments(name: str) -> list[str]:
 
 def _probes() -> list[Path]:
     return list(TEXTS.glob("*_probes.jsonl"))
+
+
+def check_loop_fields(assignments: Sequence[str]) -> None:
+    """Check names and values of fields before the configuration is known.
+
+    Raises:
+        ConfigError: as `set_parts`, except for fields that contradict each other.
+    """
+    hints = get_type_hints(LoopConfig)
+    kinds = {name: hints[name] for name in PARTS}
+    set_parts(kinds, assignments, {"evaluation": EVALUATION_PATHS}, parsed)
 
 
 def set_loop_fields(config: LoopConfig, assignments: Sequence[str]) -> LoopConfig:

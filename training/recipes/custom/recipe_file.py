@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import runpy
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any
 
 from training.errors import ConfigError, details_of, did_you_mean
 from training.planning.stage import PlannedStage
 from training.recipes.custom.assignments import assigned
 from training.recipes.open_models.recipes import OpenRecipe, Places, recipe_named
 
-Config = TypeVar("Config")
 FUNCTION = "recipe"
 FIXED = (
     "model_directory",
@@ -108,19 +107,21 @@ def set_fields(stages: Sequence[PlannedStage], assignments: Sequence[str]) -> li
 
 
 def set_parts(
-    parts: Mapping[str, Config],
+    parts: Mapping[str, Any],
     assignments: Sequence[str],
     fixed: Mapping[str, Sequence[str]] = MappingProxyType({}),
-) -> dict[str, Config]:
+    assign: Callable[[Any, Sequence[str], Sequence[str]], Any] = assigned,
+) -> dict[str, Any]:
     """Return the configs with these fields set.
 
     Args:
-        parts: configs by the name of their stage.
+        parts: configs by the name of their stage; their classes for `parsed`.
         assignments: strings STAGE.NAME=VALUE.
         fixed: fields that cannot be assigned, by stage; FIXED for other stages.
+        assign: called with each part, its assignments and fixed fields; `assigned` or `parsed`.
 
     Raises:
-        ConfigError: as raised by `assigned`; or the stage does not exist.
+        ConfigError: as raised by `assign`; or the stage does not exist.
     """
     for text in assignments:
         if text.partition(".")[0] not in parts:
@@ -135,7 +136,7 @@ def set_parts(
     changed = {}
     for name, config in parts.items():
         try:
-            changed[name] = assigned(config, of_stage(name, assignments), fixed.get(name, FIXED))
+            changed[name] = assign(config, of_stage(name, assignments), fixed.get(name, FIXED))
         except ConfigError as error:
             if error.field.startswith(f"{name}."):
                 raise  # GateConfig names its fields as the loop does

@@ -10,8 +10,9 @@ from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message
 from training.data.packing import PackedRows
 from training.data.token_shards import open_shards
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
 from training.evaluation.comparison import contains_word, read_probes
+from training.evaluation.config import Sampling
 from training.model.config import llama_json
 from training.optim.config import OptimizerConfig
 from training.recipes.life import chats

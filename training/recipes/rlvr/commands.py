@@ -20,7 +20,8 @@ from training.cluster.group import Group
 from training.cluster.runner import StageRun, run_stages
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 from training.model.config import ModelConfig, read_config
 from training.planning.step import sizes_of
 from training.recipes.auto.rates import POLICY

@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from training.data.chat import Message
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 from training.figures import Z_95, Estimate, change_bounds, clustered_mean, share_bounds
 from training.runs import write_json
 from training.verification.items import Item

@@ -20,7 +20,8 @@ from pathlib import Path
 from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message
 from training.errors import ConfigError, UnavailableError
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 from training.recipes.small_sft.adapter import (
     BASE_VERSION,
     RUNS,

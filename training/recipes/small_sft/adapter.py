@@ -17,7 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, write_manifest
 from training.data.chat import Message
-from training.evaluation.answers import ChatModel, Sampling
+from training.evaluation.answers import ChatModel
+from training.evaluation.config import Sampling
 from training.model.base_adapter import (
     add_updates,
     read_updates,
