@@ -40,6 +40,7 @@ from training.runtime.context import AUTO_DEVICE, DEVICE_HELP, check_device
 
 if TYPE_CHECKING:
     from training.evaluation.canary import CanaryConfig, Reading
+    from training.model_store.bucket import ModelBucket
     from training.planning.hardware import Hardware
     from training.recipes.recipe import LoopConfig, Plan, Recipe
 
@@ -208,11 +209,9 @@ def _run_once(options: argparse.Namespace, recipe: Recipe) -> int:
     from training.evaluation.judges import judge_from
     from training.loop import run_loop
     from training.loop_run import LoopEnvironment, NotEnoughFeedbackError
-    from training.model_store.bucket import open_store
     from training.model_store.pruning import prune_versions
     from training.remote import FeedbackLog, RolloutClient
 
-    place = options.model_store
     with ExitStack() as stack:
         stack.enter_context(
             exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience)
@@ -244,7 +243,7 @@ def _run_once(options: argparse.Namespace, recipe: Recipe) -> int:
             code_commit=code_commit(),
             halt_reason=lambda: watch.reason if watch else None,
             judge=judge_from(os.environ),
-            store=open_store(place, "--model-store", os.environ) if place else None,
+            store=_store(options),
             quarantined=partial(quarantined, options),
             tracking=tracking_in(options.state / "loop", options.track),
         )
@@ -264,6 +263,13 @@ def _run_once(options: argparse.Namespace, recipe: Recipe) -> int:
             keep, view = options.keep_versions, rollout.view() if rollout else None
             prune_versions(env.runs, env.registry, view, env.store, keep, display.say)
     return 0
+
+
+def _store(options: argparse.Namespace) -> ModelBucket | None:
+    from training.model_store.bucket import open_store
+
+    place = options.model_store
+    return open_store(place, "--model-store", os.environ) if place else None
 
 
 def _shares(text: str) -> tuple[float, ...]:
@@ -340,11 +346,7 @@ def workers_hardware(options: argparse.Namespace) -> Hardware:
 
 
 def adjusted_recipe(options: argparse.Namespace) -> Recipe:
-    """Return the recipe with the changes of the command line, checked without torch.
-
-    Raises:
-        ConfigError: a field, its value, the texts or the device are unknown.
-    """
+    """Return the recipe with the changes of the command line; raise ConfigError for wrong ones."""
     from training.recipes.custom import loop_fields
 
     texts = loop_fields.text_assignments(options.texts) if options.texts else ()
