@@ -130,7 +130,6 @@ def print_auto(options: argparse.Namespace) -> int:
         ConfigError: the model is not supported, a field is invalid, or nothing fits.
     """
     from training.recipes.auto.model import read_model
-    from training.recipes.custom.loop_fields import check_loop_fields
     from training.recipes.open_models.recipes import shape, shape_names
 
     given: Path | None = options.model
@@ -148,6 +147,8 @@ def print_auto(options: argparse.Namespace) -> int:
             limit=names,
         )
     model = shape(str(given)) if str(given) in shape_names() else read_model(given)
+    from training.recipes.custom.loop_fields import check_loop_fields
+
     check_loop_fields(options.set)
     # Imports torch, so model and fields are checked before.
     from training.cluster.group import gpus_for_each
