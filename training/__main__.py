@@ -168,6 +168,15 @@ class _Parser(argparse.ArgumentParser):
     argparse prints the usage, and for unknown options that of the root parser.
     """
 
+    def format_help(self) -> str:
+        """Return the help, whose usage names the required options only."""
+        if self.usage is None:
+            needed = [one for one in self._actions if one.required or not one.option_strings]
+            formatter = self._get_formatter()
+            formatter.add_usage(None, needed, [], prefix="")
+            self.usage = f"{' '.join(formatter.format_help().split())} [options]"
+        return super().format_help()
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         known = self._option_string_actions
         words: Iterable[str] = takewhile("--".__ne__, args)
@@ -228,25 +237,30 @@ def parser(name: str | None = None) -> argparse.ArgumentParser:
     )
     root.set_defaults(resumption="the same command resumes from the last checkpoint")
     commands = root.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument(
+    state = argparse.ArgumentParser(add_help=False)
+    state.add_argument(
         "--state",
         type=Path,
         default=ROOT / ".state",
+        metavar="DIR",
         help="state folder of the system (default: %(default)s); it contains the objects, "
         "unless TW_TRAINING_S3_* names a bucket",
     )
-    common.add_argument(
-        "--feedback", default="127.0.0.1:50056", metavar="HOST:PORT", help="the feedback service"
+    services = argparse.ArgumentParser(add_help=False, parents=[state])
+    services.add_argument(
+        "--feedback",
+        default="127.0.0.1:50056",
+        metavar="HOST:PORT",
+        help="the feedback service (default: %(default)s)",
     )
-    common.add_argument(
+    services.add_argument(
         "--tls",
         type=Path,
         nargs=3,
         metavar=("CERTIFICATE", "KEY", "AUTHORITY"),
         help="client certificate and key of training, and its trusted authorities (for mutual TLS)",
     )
-    given = {"state": common, "code_commit": _code_commit}
+    given = {"state": state, "services": services, "code_commit": _code_commit}
     asked = [one for one in COMMANDS if name in (None, one)]
     for module in dict.fromkeys(COMMANDS[one].module for one in asked):
         describe = import_module(module).describe
@@ -254,8 +268,9 @@ def parser(name: str | None = None) -> argparse.ArgumentParser:
         describe(commands, **{parameter: given[parameter] for parameter in wanted})
     for one, command in COMMANDS.items():
         described = commands.choices.get(one) or commands.add_parser(one)
+        summary = f"{command.summary[:1].upper()}{command.summary[1:]}."
         text = described.description
-        described.description = f"{command.summary}.\n\n{text}" if text else command.summary
+        described.description = f"{summary}\n\n{text}" if text else summary
     return root
 
 

@@ -72,25 +72,30 @@ def _auto(plan: Plan) -> LoopConfig:
 RECIPES: Mapping[str, Recipe] = {"nano": _nano, "small": _small, AUTO: _auto}
 
 
-def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
+def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
     """Add the commands to the command line.
 
     Args:
-        state: parser with the options for the loop's state.
+        services: parser with the options for the loop's state and the feedback service.
     """
     trial = argparse.ArgumentParser(add_help=False)
-    trial.add_argument("--recipe", choices=sorted(RECIPES), required=True)
+    trial.add_argument(
+        "--recipe", choices=sorted(RECIPES), required=True, help="recipe; auto: for any model"
+    )
     trial.add_argument(
         "--generator",
         default="127.0.0.1:50055",
         metavar="HOST:PORT",
-        help="the generator's rollout service",
+        help="the generator's rollout service (default: %(default)s)",
     )
     trial.add_argument(
         "--canary-share", type=float, metavar="0..0.5", help="share of users who get the candidate"
     )
     trial.add_argument(
-        "--canary-seconds", type=float, help="longest canary; without a decision, it is rolled back"
+        "--canary-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="longest canary; without a decision, it is rolled back",
     )
     trial.add_argument(
         "--canary-users", type=int, metavar="N", help="rating users per version for a decision"
@@ -101,10 +106,12 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         metavar="S,S",
         help="shares before the last one; each step needs requests without harm, or time",
     )
-    _describe_loop(commands, [state, trial])
-    tried = commands.add_parser("canary", parents=[state, trial])
-    tried.add_argument("--version", required=True, help="version in its manifest")
-    tried.add_argument("--directory", type=Path, required=True)
+    _describe_loop(commands, [services, trial])
+    tried = commands.add_parser("canary", parents=[services, trial])
+    tried.add_argument("--version", required=True, metavar="NAME", help="version in its manifest")
+    tried.add_argument(
+        "--directory", type=Path, required=True, metavar="DIR", help="model directory"
+    )
     tried.set_defaults(command=canary)
 
 
@@ -116,17 +123,18 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
     command.add_argument(
         "--workers",
         type=parse_workers,
-        metavar="N or N..M",
+        metavar="N[..M]",
         help="Ray workers; 0 trains in this process; a range continues with fewer workers after "
-        "the loss of a machine",
+        "the loss of a machine (default: that of the recipe)",
     )
     command.add_argument(
         "--gpus-per-worker",
         type=int,
-        help="GPUs for each worker, 0 for CPUs; default 1 if this machine has one for each",
+        metavar="N",
+        help="GPUs for each worker, 0 for CPUs (default: 1 if this machine has one for each)",
     )
-    command.add_argument("--device", help=DEVICE_HELP)
-    add_hardware(command, "for auto: accelerator of the workers (default: that of this machine)")
+    command.add_argument("--device", metavar="NAME", help=DEVICE_HELP)
+    add_hardware(command, "(default: that of this machine)")
     command.add_argument(
         "--gate-tasks",
         type=lambda text: tuple(filter(None, text.split(","))),
@@ -144,20 +152,23 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
     command.add_argument(
         "--rollout-actors",
         type=int,
+        metavar="N",
         help="Ray actors that sample for PPO; 0: the workers sample",
     )
     command.add_argument(
-        "--texts", metavar="NAME or DIR", help="gate's texts and anchors: nano, small, or a folder"
+        "--texts", metavar="NAME|DIR", help="gate's texts and anchors: nano, small, or a folder"
     )
     _describe_stores(command)
     add_track(command)
-    command.add_argument("--every", type=_seconds, metavar="6h", help="repeat with this period")
+    command.add_argument(
+        "--every", type=_seconds, metavar="TIME", help="repeat with this period, such as 6h"
+    )
     command.add_argument(
         "--patience",
         type=_seconds,
         default=0.0,
-        metavar="2m",
-        help="time to wait for another loop on this state, or an unavailable service",
+        metavar="TIME",
+        help="time to wait for another loop on this state, or an unavailable service, such as 2m",
     )
     command.add_argument(
         "--scheduled",

@@ -30,21 +30,27 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 
-def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
+def describe(
+    commands: Commands, state: argparse.ArgumentParser, services: argparse.ArgumentParser
+) -> None:
     """Add the commands to the command line.
 
     Args:
-        state: parser with the options for the loop's state.
+        state: parser with the option for the loop's state.
+        services: parser with that option and those of services.
     """
-    taking = commands.add_parser("snapshot", parents=[state])
+    taking = commands.add_parser("snapshot", parents=[services])
     add_review_option(taking)
     taking.set_defaults(command=snapshot, patience=0.0)
-    forgetting = commands.add_parser("forget", parents=[state])
+    forgetting = commands.add_parser("forget", parents=[services])
     forgetting.set_defaults(command=forget_erased)
-    tracing = commands.add_parser("lineage", parents=[state])
+    tracing = commands.add_parser("lineage", parents=[services])
     subject = tracing.add_mutually_exclusive_group()
     subject.add_argument(
-        "version", nargs="?", help="full account: data and consent, scores, gate, canary"
+        "version",
+        nargs="?",
+        metavar="VERSION",
+        help="full account: data and consent, scores, gate, canary",
     )
     subject.add_argument("--answer", metavar="MESSAGE_ID", help="account of an answer's version")
     subject.add_argument(
@@ -52,10 +58,12 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
     )
     tracing.set_defaults(command=lineage)
     publishing = commands.add_parser("publish", parents=[state])
-    publishing.add_argument("version")
-    publishing.add_argument("--store", required=True, metavar="s3://BUCKET/PREFIX")
+    publishing.add_argument("version", metavar="VERSION", help="version of the registry")
+    publishing.add_argument(
+        "--store", required=True, metavar="s3://BUCKET/PREFIX", help="folder of versions there"
+    )
     publishing.set_defaults(command=publish)
-    pruning = commands.add_parser("prune", parents=[state])
+    pruning = commands.add_parser("prune", parents=[services])
     pruning.add_argument("--keep", type=int, required=True, metavar="N", help="newest to keep")
     pruning.add_argument("--dry-run", action="store_true", help="only print what would happen")
     pruning.add_argument(
@@ -65,7 +73,8 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         "--generator",
         default="127.0.0.1:50055",
         metavar="HOST:PORT",
-        help="the generator's rollout service, which knows the served versions",
+        help="the generator's rollout service, which knows the served versions (default: "
+        "%(default)s)",
     )
     pruning.set_defaults(command=prune_stored)
 

@@ -125,7 +125,7 @@ def test_missing_state_folder_is_named_and_not_created(
         ("evaluate --tasks piqa", "model"),
         ("probes", "model"),
         (f"perplexity --text {__file__} --", "model"),
-        ("memory --gpu-gib 24 --context 2048", "DIRECTORY"),
+        ("memory --gpu-gib 24 --context 2048", "model"),
     ],
 )
 def test_name_of_the_hub_is_refused_with_the_command_of_an_import(

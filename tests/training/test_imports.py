@@ -5,14 +5,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.training.toys import user, write_lines
-from training.__main__ import COMMANDS, parser
+from training.__main__ import COMMANDS, main, parser
 from training.recipes import names
 from training.recipes.custom.arguments import STAGE_HELP
 from training.recipes.custom.stages import PRETRAIN, STAGES
@@ -217,6 +217,43 @@ def test_every_command_of_the_modules_is_listed_and_described() -> None:
     assert set(choices) == set(COMMANDS)
     for name, command in choices.items():
         assert command.get_default("command") or command._subparsers, name
+
+
+def described(above: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """Yield the parsers of all commands below a parser."""
+    for action in above._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for command in action.choices.values():
+                yield from described(command)
+                yield command
+
+
+def test_each_argument_has_a_help_a_short_value_and_its_default_in_one_form() -> None:
+    wrong = [
+        f"{command.prog} {name}: {action.help}"
+        for command in described(parser())
+        for action in command._actions
+        if action.help != argparse.SUPPRESS and not isinstance(action, argparse._SubParsersAction)
+        for name in [action.option_strings[-1] if action.option_strings else action.metavar]
+        if not action.help
+        or (action.nargs != 0 and not action.metavar and not action.choices)
+        or (isinstance(action.metavar, str) and (" " in action.metavar or action.metavar.islower()))
+        or re.search(r"(?<!\()default(?!\)s)|default(?!: |\)s)", action.help)
+        or action.help.endswith(".")
+    ]
+    assert wrong == []
+
+
+def test_help_begins_with_the_required_options(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, usage in (
+        ("sft", "--model DIR --data FILE --work DIR [options]"),
+        ("evaluate", "[MODEL] [options]"),
+        ("tasks write", "--items N --output FILE TASK [options]"),
+    ):
+        with pytest.raises(SystemExit, match="0"):
+            main([*command.split(), "--help"])
+        shown = " ".join(capsys.readouterr().out.partition("\n\n")[0].split())
+        assert shown == f"usage: thumbwheel train {command} {usage}"
 
 
 def test_help_lists_all_recipe_names() -> None:

@@ -95,6 +95,7 @@ def model_arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--version",
         default="",
+        metavar="NAME",
         help="name under which scores are stored (default: the name of the model)",
     )
     parser.add_argument(

@@ -83,7 +83,9 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         metavar="TOKENS",
         help="distance of windows (default: half a window); smaller is exacter and slower",
     )
-    parser.add_argument("--device", default="cpu", help=f"for a directory: {DEVICE_HELP}")
+    parser.add_argument(
+        "--device", default="cpu", metavar="NAME", help=f"for a directory: {DEVICE_HELP}"
+    )
     parser.add_argument(
         "--store-as",
         default="",

@@ -50,7 +50,9 @@ ANY_NUMBER = -1
 # Backend by device of the tensor: weights assembled on the CPU are sent from there, and a stage can
 # be configured to compute on the CPU.
 BACKEND_OF_GPUS = "cpu:gloo,cuda:nccl"
-GPUS_HELP = "GPUs that Ray reserves for each worker (default 0); with 0, workers compute on the CPU"
+GPUS_HELP = (
+    "GPUs that Ray reserves for each worker (default: 0); with 0, workers compute on the CPU"
+)
 # Interval of checks for more workers; each resize is a restart from the last checkpoint.
 RESIZE_SECONDS = 300.0
 WORKER_ENVIRONMENT = {

@@ -24,13 +24,16 @@ def describe(commands: Commands) -> None:
 
 def _describe_generate(commands: Commands) -> None:
     parser = commands.add_parser("generate")
-    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("directory", type=Path, metavar="MODEL", help="model directory")
     parser.add_argument(
         "--prompt",
         required=True,
+        metavar="TEXT",
         help="a user's message, or with --plain a text to continue; - reads standard input",
     )
-    parser.add_argument("--plain", action="store_true", help="without the chat template")
+    parser.add_argument(
+        "--plain", action="store_true", help="continue the text, without the chat template"
+    )
     _add_sampling(parser)
     parser.add_argument(
         "--stop",
@@ -50,9 +53,12 @@ def _describe_chat(commands: Commands) -> None:
         "chat",
         description="Questions are lines of standard input; /help lists the commands of a chat.",
     )
-    parser.add_argument("directory", type=Path, metavar="DIRECTORY")
+    parser.add_argument("directory", type=Path, metavar="MODEL", help="model directory")
     parser.add_argument(
-        "--compare", type=Path, metavar="OTHER", help="a second model, which answers as well"
+        "--compare",
+        type=Path,
+        metavar="MODEL",
+        help="a second model directory, which answers as well",
     )
     parser.add_argument("--system", metavar="TEXT", help="system message of the conversation")
     parser.add_argument(
@@ -71,28 +77,47 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=list(Task),
         default=Task.CHAT,
-        help="sampling parameters of a task, as in serving (default chat)",
+        help="sampling parameters of a task, as in serving (default: chat)",
     )
     parser.add_argument("--task", action=_Renamed, const="--preset", help=argparse.SUPPRESS)
-    parser.add_argument("--temperature", type=float, help="0 to 2; 0 is greedy decoding")
-    parser.add_argument("--top-p", type=float, help="probability mass of the nucleus, above 0 to 1")
-    parser.add_argument("--top-k", type=int, help="sample from the k likeliest tokens; 0: all")
     parser.add_argument(
-        "--min-p", type=float, help="minimum probability, as a share of the likeliest token's"
+        "--temperature",
+        type=float,
+        metavar="X",
+        help="0 to 2; 0 is greedy decoding (default: that of the preset, also below)",
     )
     parser.add_argument(
-        "--repetition-penalty", type=float, help="values above 1 discourage repeated tokens"
+        "--top-p", type=float, metavar="X", help="probability mass of the nucleus, above 0 to 1"
     )
     parser.add_argument(
-        "--max-tokens", type=int, help=f"1 to {MAX_TOKENS} (default: up to {DEFAULT_MAX_TOKENS})"
+        "--top-k", type=int, metavar="N", help="sample from the k likeliest tokens; 0: all"
+    )
+    parser.add_argument(
+        "--min-p",
+        type=float,
+        metavar="X",
+        help="minimum probability, as a share of the likeliest token's",
+    )
+    parser.add_argument(
+        "--repetition-penalty",
+        type=float,
+        metavar="X",
+        help="values above 1 discourage repeated tokens",
+    )
+    parser.add_argument(
+        "--max-tokens",
+        type=int,
+        metavar="N",
+        help=f"longest answer, 1 to {MAX_TOKENS} (default: up to {DEFAULT_MAX_TOKENS})",
     )
     parser.add_argument(
         "--seed",
         type=int,
         default=0,
-        help="random seed; equal seeds give equal answers (default 0)",
+        metavar="N",
+        help="random seed; equal seeds give equal answers (default: 0)",
     )
-    parser.add_argument("--device", default=Machine.device, help=DEVICE_HELP)
+    parser.add_argument("--device", default=Machine.device, metavar="NAME", help=DEVICE_HELP)
 
 
 def chat_command(directory: Path) -> str:

@@ -34,13 +34,17 @@ def describe(commands: Commands) -> None:
         "continues an interrupted import.",
     )
     command.add_argument(
-        "source", metavar="SOURCE", help="directory, s3://BUCKET/PREFIX, or owner/model@revision"
+        "source",
+        metavar="SOURCE",
+        help="directory, s3://BUCKET/PREFIX, or OWNER/NAME[@REVISION] of the hub",
     )
-    command.add_argument("--name", required=True, help="name of the version")
+    command.add_argument(
+        "--name", required=True, metavar="NAME", help="name of the version: a-z, 0-9, . _ -"
+    )
     command.add_argument(
         "--to",
         required=True,
-        metavar="DIRECTORY|s3://BUCKET/PREFIX",
+        metavar="DIR|s3://BUCKET/PREFIX",
         help="folder of versions; the version becomes a folder in it",
     )
     command.add_argument(
@@ -69,7 +73,7 @@ def describe(commands: Commands) -> None:
     command.add_argument(
         "--scratch",
         type=Path,
-        metavar="DIRECTORY",
+        metavar="DIR",
         help="with --to s3://: room for the largest file (default: a temporary folder)",
     )
     command.set_defaults(command=run)
@@ -77,21 +81,43 @@ def describe(commands: Commands) -> None:
 
 def _describe_memory(commands: Commands) -> None:
     command = commands.add_parser("memory")
-    command.add_argument("model", type=Path, metavar="DIRECTORY", help="folder with config.json")
-    command.add_argument("--gpu-gib", type=float, required=True, help="memory of a GPU, such as 24")
-    command.add_argument("--context", type=int, required=True, help="--max-model-len of vLLM")
+    command.add_argument("model", type=Path, metavar="MODEL", help="directory with config.json")
     command.add_argument(
-        "--fraction", type=float, default=0.9, help="--gpu-memory-utilization of vLLM (default .9)"
-    )
-    command.add_argument("--gpus", type=int, default=1, help="--tensor-parallel-size (default 1)")
-    command.add_argument(
-        "--weight-bits", type=int, default=16, choices=(4, 8, 16), help="of quantised weights"
+        "--gpu-gib", type=float, required=True, metavar="X", help="memory of a GPU, such as 24"
     )
     command.add_argument(
-        "--adapters", type=int, default=0, help="--max-loras of vLLM, for a shared base (default 0)"
+        "--context", type=int, required=True, metavar="TOKENS", help="--max-model-len of vLLM"
     )
     command.add_argument(
-        "--adapter-rank", type=int, default=64, help="--max-lora-rank of vLLM (default 64)"
+        "--fraction",
+        type=float,
+        default=0.9,
+        metavar="X",
+        help="--gpu-memory-utilization of vLLM (default: 0.9)",
+    )
+    command.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="--tensor-parallel-size (default: 1)"
+    )
+    command.add_argument(
+        "--weight-bits",
+        type=int,
+        default=16,
+        choices=(4, 8, 16),
+        help="bits of a weight, below 16 if quantised (default: 16)",
+    )
+    command.add_argument(
+        "--adapters",
+        type=int,
+        default=0,
+        metavar="N",
+        help="--max-loras of vLLM, for a shared base (default: 0)",
+    )
+    command.add_argument(
+        "--adapter-rank",
+        type=int,
+        default=64,
+        metavar="N",
+        help="--max-lora-rank of vLLM (default: 64)",
     )
     command.set_defaults(command=print_serving_plan)
 
@@ -105,7 +131,7 @@ def print_serving_plan(options: argparse.Namespace) -> int:
     """
     from training.model.config import parse_config
 
-    check_model_directory(options.model, "DIRECTORY")
+    check_model_directory(options.model, "model")
     raw = read_object(options.model / "config.json")
     # Imports torch, so the file is checked before.
     from training.model_store.checks import QUANTISATION

@@ -45,7 +45,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         "--kinds",
         metavar="NAMES",
         default=",".join(Kind),
-        help=f"kinds separated by commas (default all: {', '.join(Kind)})",
+        help=f"kinds separated by commas (default: {','.join(Kind)})",
     )
     parser.add_argument(
         "--limit",

@@ -34,7 +34,7 @@ def describe(commands: Commands) -> None:
         metavar="N",
         help="number of GPUs, or of workers on CPUs (default: that of the recipe; auto: 1)",
     )
-    add_hardware(plan, "default h100; for auto the accelerator of this machine")
+    add_hardware(plan, "(default: h100; for auto that of this machine)")
     plan.add_argument(
         "--shard", type=int, metavar="N", help="shards in every stage (default: the recipe's)"
     )
@@ -45,7 +45,11 @@ def describe(commands: Commands) -> None:
         help="tensor parallelism in every stage (default: the recipe's)",
     )
     plan.add_argument(
-        "--set", action="append", default=[], metavar="STAGE.FIELD=VALUE", help="as for `run`"
+        "--set",
+        action="append",
+        default=[],
+        metavar="STAGE.FIELD=VALUE",
+        help="field of a stage, as for `run`; repeatable",
     )
     plan.add_argument(
         "--model",
@@ -70,7 +74,7 @@ def add_hardware(parser: argparse.ArgumentParser, explained: str) -> None:
     parser.add_argument(
         "--accelerator",
         metavar="NAME",
-        help=f"{', '.join(ACCELERATORS)}, or cpu for auto; {explained}",
+        help=f"{', '.join(ACCELERATORS)}, or cpu for auto {explained}",
     )
     parser.add_argument(
         "--cores", type=int, metavar="N", help="cores of each worker on CPUs (default: as here)"
@@ -82,7 +86,7 @@ def add_hardware(parser: argparse.ArgumentParser, explained: str) -> None:
         help="memory of each worker on CPUs (default: what is available here)",
     )
     parser.add_argument(
-        "--max-hours", type=float, metavar="X", help="longest run that auto may plan (default 24)"
+        "--max-hours", type=float, metavar="X", help="longest run that auto may plan (default: 24)"
     )
 
 

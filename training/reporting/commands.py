@@ -31,7 +31,9 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         state: parser with the options for the loop's state.
     """
     again = commands.add_parser("report", parents=[state])
-    again.add_argument("run", help="version such as nano-1, or a directory with stages")
+    again.add_argument(
+        "run", metavar="RUN", help="version such as nano-1, or a directory with stages"
+    )
     again.add_argument(
         "--dollars-per-worker-hour",
         type=float,

@@ -28,31 +28,34 @@ DESCRIPTIONS = {
 DEFAULTS = DrawConfig()
 
 
-def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
+def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
     """Add the commands to the command line.
 
     Args:
-        state: parser with the options for the state and the feedback service.
+        services: parser with the options for the state and the feedback service.
     """
-    service = argparse.ArgumentParser(add_help=False)
-    service.add_argument(
-        "--review", default="127.0.0.1:50058", metavar="HOST:PORT", help="the review service"
+    reviews = argparse.ArgumentParser(add_help=False, parents=[services])
+    reviews.add_argument(
+        "--review",
+        default="127.0.0.1:50058",
+        metavar="HOST:PORT",
+        help="the review service (default: %(default)s)",
     )
-    service.add_argument(
+    reviews.add_argument(
         "--patience",
         type=float,
         default=0.0,
         metavar="SECONDS",
-        help="time to wait for an unavailable service",
+        help="time to wait for an unavailable service (default: 0)",
     )
-    service.add_argument(
+    reviews.add_argument(
         "--language",
         default=DEFAULTS.language,
         metavar="CODE",
         help="ISO 639-1 code of the users, which selects national numbers to replace "
         "(default: %(default)s)",
     )
-    drawing = commands.add_parser("draw", parents=[state, service])
+    drawing = commands.add_parser("draw", parents=[reviews])
     for rule, description in DESCRIPTIONS.items():
         drawing.add_argument(
             f"--{rule.replace('_', '-')}",
@@ -65,6 +68,7 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         "--days",
         type=float,
         default=DEFAULTS.days,
+        metavar="DAYS",
         help="greatest age of an answer; below TW_REVIEW_ITEM_DAYS (default: %(default)s)",
     )
     drawing.add_argument(
@@ -75,10 +79,14 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         help="time for which a version is new after its first answer (default: %(default)s)",
     )
     drawing.add_argument(
-        "--seed", type=int, default=DEFAULTS.seed, help="selects the answers (default: %(default)s)"
+        "--seed",
+        type=int,
+        default=DEFAULTS.seed,
+        metavar="N",
+        help="selects the answers (default: %(default)s)",
     )
     drawing.set_defaults(command=draw_items, resumption="the same command draws the rest")
-    exporting = commands.add_parser("export", parents=[state, service])
+    exporting = commands.add_parser("export", parents=[reviews])
     exporting.add_argument(
         "--out",
         dest="output",
@@ -87,7 +95,9 @@ def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="JSON lines that inspect-ai and lm-eval read",
     )
-    exporting.add_argument("--tenant", default="", help="only this tenant (default: all)")
+    exporting.add_argument(
+        "--tenant", default="", metavar="NAME", help="only this tenant (default: all)"
+    )
     exporting.set_defaults(command=export_reviews, resumption="nothing was written")
 
 

@@ -26,7 +26,7 @@ INDEX = re.compile(r":\d{1,2}")
 UNSUPPORTED_DEVICES = {"mps": "has no float64, which sums of losses and sampling need"}
 DEVICE_HELP = (
     "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch finds, otherwise the CPU "
-    "(default auto)"
+    "(default: auto)"
 )
 
 

@@ -21,11 +21,16 @@ from training.reporting.tracking import add_track
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+PAIR = '{"messages", "chosen", "rejected"'
 PROMPTS = (
     '{"messages", "task" = ""}: a task of `tasks write` for verifiable rewards, none with a reward '
     "model"
 )
-SET = "config field, such as optimizer.learning_rate=1e-5; repeatable"
+
+FIELD = "field of the list below, such as "
+SET = f"{FIELD}epochs=2 or optimizer.learning_rate=1e-5; repeatable"
+SET_OF_POLICY = f"{FIELD}updates=20 or policy_optimizer.learning_rate=1e-5; repeatable"
+WORK_HELP = "output folder, for models and, in runs/, the pages and checkpoints of stages"
 
 
 @dataclass(frozen=True)
@@ -45,13 +50,13 @@ STAGE_HELP: Mapping[str, StageHelp] = {
         '{"messages": [{"role", "content"}], "response", "weight" = 1}',
     ),
     "reward-model": StageHelp(
-        '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0, "tie" = false}',
+        f'{PAIR}, "prompt_id" = hash, "margin" = 0, "tie" = false, "weight" = 1}}',
     ),
     "dpo": StageHelp(
-        '{"messages", "chosen", "rejected", "prompt_id", "margin" = 0}',
+        f'{PAIR}, "prompt_id" = hash, "margin" = 0, "tie" = false, "weight" = 1}}',
     ),
     "kto": StageHelp(
-        '{"messages", "response", "thumb": "up" or "down", "prompt_id"}',
+        '{"messages", "response", "thumb": "up" or "down", "prompt_id" = hash}',
     ),
     "ppo": StageHelp(PROMPTS, is_judged=True),
     "grpo": StageHelp(PROMPTS, is_judged=True),
@@ -63,7 +68,8 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     for name, stage in STAGE_HELP.items():
         one = commands.add_parser(
             name,
-            description=f"Formats of the data: {kind_of(name).names}.\nOur own: {stage.rows}",
+            description="\n  ".join(("Formats of the data:", *kind_of(name).names.split("; ")))
+            + f"\nOur own: {stage.rows}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             add_help=False,
         )
@@ -88,7 +94,11 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             action="store_true",
             help="ignore unknown fields of rows; they are listed",
         )
-        one.add_argument("--name", help="name of the output (default: names of model and stage)")
+        one.add_argument(
+            "--name",
+            metavar="NAME",
+            help="name of the trained model, a folder in --work (default: MODEL-STAGE)",
+        )
         if stage.is_judged:
             one.add_argument(
                 "--reward-model",
@@ -96,10 +106,12 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
                 metavar="DIR",
                 help="source of the scores; without it the tasks of the rows",
             )
-        add_running(one, "FIELD=VALUE", samples=stage.is_judged)
+        add_running(one, SET_OF_POLICY if stage.is_judged else SET, samples=stage.is_judged)
         one.set_defaults(command=partial(_run_one, name, code_commit=code_commit))
     many = commands.add_parser("run")
-    many.add_argument("recipe", help=f"your own FILE.py, or {', '.join(OPEN_MODELS)}")
+    many.add_argument(
+        "recipe", metavar="RECIPE", help=f"your own FILE.py, or {', '.join(OPEN_MODELS)}"
+    )
     many.add_argument(
         "--models",
         type=Path,
@@ -114,8 +126,13 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         metavar="DIR",
         help="folder of the data files (default: data)",
     )
-    many.add_argument("--stages", metavar="A,B", help="only these stages")
-    add_running(many, "STAGE.FIELD=VALUE", samples=True)
+    many.add_argument("--stages", metavar="NAME,NAME", help="only these stages (default: all)")
+    add_running(
+        many,
+        "field of a stage, such as sft.epochs=2; repeatable; --help of a stage lists its fields",
+        samples=True,
+        assignment="STAGE.FIELD=VALUE",
+    )
 
     def run_stages(options: argparse.Namespace) -> int:
         from training.recipes.custom.commands import run_recipe
@@ -136,22 +153,37 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_running(parser: argparse.ArgumentParser, assignment: str, samples: bool) -> None:
-    """Add the options of a training command; `samples`: a stage may sample."""
+def add_running(
+    parser: argparse.ArgumentParser,
+    set_help: str,
+    samples: bool,
+    assignment: str = "FIELD=VALUE",
+) -> None:
+    """Add the options of a training command.
+
+    Args:
+        set_help: help of --set, with an example.
+        samples: a stage may sample.
+        assignment: form of a value of --set.
+    """
     parser.add_argument(
         "--work",
         type=Path,
         required=True,
         metavar="DIR",
-        help="output folder; runs/ has the reports",
+        help=WORK_HELP,
     )
-    parser.add_argument("--set", action="append", default=[], metavar=assignment, help=SET)
+    parser.add_argument("--set", action="append", default=[], metavar=assignment, help=set_help)
     add_workers(parser)
     add_track(parser)
     parser.set_defaults(rollout_actors=0)
     if samples:
         parser.add_argument(
-            "--rollout-actors", type=int, default=0, help="Ray actors that sample for PPO and GRPO"
+            "--rollout-actors",
+            type=int,
+            default=0,
+            metavar="N",
+            help="Ray actors that sample for PPO and GRPO (default: 0, the workers sample)",
         )
 
 
@@ -161,11 +193,11 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
         "--workers",
         type=parse_workers,
         default=(0, None),
-        metavar="N or N..M",
-        help="Ray workers; 0, the default, trains in this process; a range continues with fewer "
-        "workers after the loss of a machine",
+        metavar="N[..M]",
+        help="Ray workers; a range continues with fewer workers after the loss of a machine "
+        "(default: 0, which trains in this process)",
     )
-    parser.add_argument("--gpus-per-worker", type=int, default=0, help=GPUS_HELP)
+    parser.add_argument("--gpus-per-worker", type=int, default=0, metavar="N", help=GPUS_HELP)
     parser.add_argument(
         "--checkpoints-in-bucket",
         action="store_true",

@@ -19,6 +19,8 @@ from training.recipes.custom.hints import ALIASES, unknown_field
 from training.runtime.ranges import check_range, ranges_of
 
 OFF, NEEDED = "none", "needed"
+# Fields and parts of most stages, which few runs need.
+SHARED = ("lora", "vocabulary_rows", "checkpoint_activations", "seed", "machine", "parallelism")
 ATTRIBUTES = "Attributes:\n"
 # An explanation may be wrapped: its further lines are indented more deeply than its name.
 EXPLANATION = re.compile(r"^ {4}(\w+): (.+(?:\n {8}.+)*)$", re.MULTILINE)
@@ -132,11 +134,21 @@ def settable(
             yield from settable(part, (), None if now is None else value, f"{name}.")
 
 
-def listed(fields: Iterable[Settable]) -> str:
-    """Format the fields for the help text."""
-    return "\n".join(
-        f"  {field.name} = {word(field.value)}\n      {field.explanation}" for field in fields
+def listed(fields: Iterable[Settable], of: str = "") -> str:
+    """Format the fields for the help text, those that all stages share at the end.
+
+    Args:
+        of: addition to the title, such as " of grpo".
+    """
+    ordered = sorted(fields, key=lambda field: field.name.partition(".")[0] in SHARED)
+    lines = (
+        f"  {field.name} = {word(field.value) or '(empty)'}\n      {field.explanation}"
+        for field in ordered
     )
+    title = (
+        f"fields for --set with defaults{of}; a part that is none is on if a field of it is set:"
+    )
+    return "\n".join((title, *lines))
 
 
 def explained(kind: Any) -> dict[str, str]:

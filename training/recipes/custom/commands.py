@@ -188,7 +188,7 @@ def _format_report(manifest: Manifest) -> str:
 def fields_of(name: str) -> str:
     """Return the help text on the fields of a stage that can be assigned."""
     fields = settable(STAGES[name].config, (*FIXED, EXTRA))
-    return f"fields for --set with defaults:\n{listed(fields)}"
+    return listed(fields)
 
 
 # Checks of the inputs, before files are written or processes started.

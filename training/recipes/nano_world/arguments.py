@@ -32,11 +32,15 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         help="nano, or 5 M weights in the form of Llama 3 or Qwen3 (default: %(default)s)",
     )
     parser.add_argument(
-        "--work", type=Path, help="folder for intermediate files (default .state/FAMILY-base)"
+        "--work",
+        type=Path,
+        metavar="DIR",
+        help="folder for intermediate files (default: .state/FAMILY-base)",
     )
     parser.add_argument(
         "--output",
         type=Path,
+        metavar="DIR",
         help="folder of the model (default: models/nano; for other families in the cache, where a "
         "finished model is kept)",
     )

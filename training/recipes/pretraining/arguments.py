@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.data.corpus import TEXTS_HELP
-from training.recipes.custom.arguments import FieldsHelp, Renamed, add_workers
+from training.recipes.custom.arguments import WORK_HELP, FieldsHelp, Renamed, add_workers
 from training.recipes.pretraining.shapes import (
     add_options,
     check_weights,
@@ -24,21 +24,27 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 SET = (
-    "config field, such as optimizer.learning_rate=1e-3; repeatable; steps=N skips the timing of "
-    "this machine"
+    "field of the list below, such as optimizer.learning_rate=1e-3; repeatable; steps=N skips the "
+    "timing of this machine"
 )
 
 
 def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     """Add the commands `pretrain` and `scaling`."""
     work = argparse.ArgumentParser(add_help=False)
-    work.add_argument("--work", type=Path, required=True, help="folder for texts, shards and runs")
+    work.add_argument(
+        "--work",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help=f"{WORK_HELP}; runs of a folder share tokenizer and token shards",
+    )
     work.add_argument(
         "--texts",
         type=Path,
         nargs="+",
         metavar="PATH",
-        help=f"{TEXTS_HELP}; default: openings of Wikipedia articles",
+        help=f"{TEXTS_HELP} (default: openings of Wikipedia articles)",
     )
     add_track(work)
     pretrain = commands.add_parser(
@@ -51,19 +57,24 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         "-h", "--help", action=FieldsHelp, const=_fields, nargs=0, help=FieldsHelp.TEXT
     )
     pretrain.add_argument("--recipe", action=Renamed, const="--shape", help=argparse.SUPPRESS)
-    pretrain.add_argument("--name", help="name of the model and its run (default: the shape)")
+    pretrain.add_argument(
+        "--name",
+        metavar="NAME",
+        help="name of the trained model, a folder in --work (default: the shape)",
+    )
     pretrain.add_argument(
         "--minutes",
         type=_positive,
+        metavar="N",
         help="estimated total time on an idle machine, from a timing of ten seconds; other load "
-        "makes the run longer, because the number of steps is fixed; default: 3 for one_million, "
-        "otherwise 20",
+        "makes the run longer, because the number of steps is fixed (default: 3 for one_million, "
+        "otherwise 20)",
     )
     pretrain.add_argument(
         "--tokenizer",
         type=Path,
         metavar="DIR",
-        help="output of `tokenizer train`; default: train a tokenizer",
+        help="output of `tokenizer train` (default: train one on the texts)",
     )
     pretrain.add_argument(
         "--shards",
@@ -90,10 +101,14 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         "--tokens-per-parameter",
         type=_positive,
         default=2.0,
-        help="20 as in Chinchilla (default 2)",
+        metavar="N",
+        help="tokens of training for each weight, 20 in Chinchilla (default: 2)",
     )
     scaling.add_argument(
-        "--name", default="scaling", help="name of the report and its models (default scaling)"
+        "--name",
+        default="scaling",
+        metavar="NAME",
+        help="name of the report and its models (default: scaling)",
     )
 
     def run_scaling(options: argparse.Namespace) -> int:

@@ -85,7 +85,7 @@ def settable_fields() -> str:
         replace(field, value=PLANNED.get(field.name, field.value))
         for field in settable(PretrainConfig, FIXED, config)
     )
-    return f"fields for --set with defaults:\n{listed(fields)}"
+    return listed(fields)
 
 
 def run_pretrain(options: argparse.Namespace, shape: Shape, code_commit: str) -> int:

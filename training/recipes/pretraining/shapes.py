@@ -163,7 +163,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for the shape of a model; `chosen_shape` reads them."""
     group = parser.add_argument_group("shape of the model")
     group.add_argument(
-        "--shape", metavar="NAME", default=DEFAULT, help=f"one of the list below; default {DEFAULT}"
+        "--shape",
+        metavar="NAME",
+        default=DEFAULT,
+        help=f"one of the list below (default: {DEFAULT})",
     )
     for name, purpose in (
         ("layers", "number of layers"),
@@ -171,7 +174,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("heads", "heads of attention; divide the width"),
         ("kv-heads", "heads of keys and values (grouped-query attention); divide the heads"),
         ("feed-forward", "size of the feed-forward layers"),
-        ("positions", "longest text in tokens; also the default of context_tokens"),
+        ("positions", "longest text in tokens; context_tokens is equal unless set"),
         ("vocabulary", "largest number of tokens of the tokenizer that is trained"),
     ):
         group.add_argument(f"--{name}", type=int, metavar="N", help=purpose)

@@ -9,7 +9,13 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from training.recipes.custom.arguments import FieldsHelp, Renamed, add_model, add_running
+from training.recipes.custom.arguments import (
+    SET_OF_POLICY,
+    FieldsHelp,
+    Renamed,
+    add_model,
+    add_running,
+)
 from training.recipes.names import RLVR_ALGORITHMS
 from training.verification.commands import add_task
 
@@ -52,7 +58,11 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         default="grpo",
         help="grpo compares the samples of a prompt, ppo has a critic (default: grpo)",
     )
-    rlvr.add_argument("--name", help="name of the output (default: model, task and algorithm)")
+    rlvr.add_argument(
+        "--name",
+        metavar="NAME",
+        help="name of the trained model, a folder in --work (default: MODEL-TASK-ALGORITHM)",
+    )
     rlvr.add_argument(
         "--items", type=int, default=1000, metavar="N", help="training items (default: 1000)"
     )
@@ -72,7 +82,7 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
     )
     for option, field in RENAMED.items():
         rlvr.add_argument(option, action=Renamed, const=field, help=argparse.SUPPRESS)
-    add_running(rlvr, "FIELD=VALUE", samples=True)
+    add_running(rlvr, SET_OF_POLICY, samples=True)
 
     def train(options: argparse.Namespace) -> int:
         from training.recipes.rlvr.recipe import checked_run

@@ -134,4 +134,4 @@ def settable_fields() -> str:
         replace(field, value=DESCRIBED.get(field.name, field.value))
         for field in settable(GrpoConfig, FIXED, config)
     )
-    return f"fields for --set with defaults of --algorithm grpo:\n{listed(fields)}"
+    return listed(fields, " of --algorithm grpo")

@@ -51,16 +51,22 @@ def describe(
     train.add_argument(
         "--vocabulary", type=int, required=True, metavar="N", help="maximum number of tokens"
     )
-    train.add_argument("--output", type=Path, required=True, metavar="DIR")
     train.add_argument(
-        "--kind", type=TokenKind, choices=list(TokenKind), default=TokenKind.BYTE_PAIRS
+        "--output", type=Path, required=True, metavar="DIR", help="new folder of the tokenizer"
+    )
+    train.add_argument(
+        "--kind",
+        type=TokenKind,
+        choices=list(TokenKind),
+        default=TokenKind.BYTE_PAIRS,
+        help="unit of a token (default: byte-pairs)",
     )
     train.add_argument(
         "--split",
         type=Split,
         choices=list(Split),
         default=Split.GPT4,
-        help="pre-tokenization; no token crosses a piece boundary",
+        help="pre-tokenization; no token crosses a piece boundary (default: gpt4)",
     )
     train.set_defaults(command=lambda options: _train(options, code_commit()))
     _add_compare(verbs, texts)
@@ -70,10 +76,10 @@ def describe(
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="tokenizers; without --text, after the FILE to split",
+        help="folders of tokenizers; without --text the first is the FILE to split",
     )
-    show.add_argument("--text", help="the text itself")
-    show.add_argument("--page", type=Path, required=True, metavar="FILE")
+    show.add_argument("--text", metavar="TEXT", help="text to split")
+    show.add_argument("--page", type=Path, required=True, metavar="FILE", help="HTML page to write")
     show.set_defaults(command=_show)
 
 
@@ -88,7 +94,7 @@ def _add_compare(
         type=parse_sizes,
         default=VOCABULARIES,
         metavar="N,N",
-        help="sizes to learn (4096,16384)",
+        help="sizes to learn (default: 4096,16384)",
     )
     compare.add_argument(
         "--held-out",
