@@ -79,9 +79,7 @@ def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
         services: parser with the options for the loop's state and the feedback service.
     """
     trial = argparse.ArgumentParser(add_help=False)
-    trial.add_argument(
-        "--recipe", choices=sorted(RECIPES), required=True, help="recipe; auto: for any model"
-    )
+    trial.add_argument("--recipe", choices=sorted(RECIPES), required=True, help="auto: any model")
     trial.add_argument(
         "--generator",
         default="127.0.0.1:50055",
@@ -92,10 +90,7 @@ def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
         "--canary-share", type=float, metavar="0..0.5", help="share of users who get the candidate"
     )
     trial.add_argument(
-        "--canary-seconds",
-        type=float,
-        metavar="SECONDS",
-        help="longest canary; without a decision, it is rolled back",
+        "--canary-seconds", type=float, metavar="S", help="longest canary, then it is rolled back"
     )
     trial.add_argument(
         "--canary-users", type=int, metavar="N", help="rating users per version for a decision"
@@ -108,10 +103,8 @@ def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
     )
     _describe_loop(commands, [services, trial])
     tried = commands.add_parser("canary", parents=[services, trial])
-    tried.add_argument("--version", required=True, metavar="NAME", help="version in its manifest")
-    tried.add_argument(
-        "--directory", type=Path, required=True, metavar="DIR", help="model directory"
-    )
+    tried.add_argument("--version", required=True, metavar="NAME", help="that of its manifest")
+    tried.add_argument("--directory", type=Path, required=True, metavar="DIR", help="the model")
     tried.set_defaults(command=canary)
 
 
@@ -160,9 +153,7 @@ def _describe_loop(commands: Commands, parents: Sequence[argparse.ArgumentParser
     )
     _describe_stores(command)
     add_track(command)
-    command.add_argument(
-        "--every", type=_seconds, metavar="TIME", help="repeat with this period, such as 6h"
-    )
+    command.add_argument("--every", type=_seconds, metavar="TIME", help="period, such as 6h")
     command.add_argument(
         "--patience",
         type=_seconds,

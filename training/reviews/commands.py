@@ -86,6 +86,11 @@ def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
         help="selects the answers (default: %(default)s)",
     )
     drawing.set_defaults(command=draw_items, resumption="the same command draws the rest")
+    describe_export(commands, reviews)
+
+
+def describe_export(commands: Commands, reviews: argparse.ArgumentParser) -> None:
+    """Add the command `export` with the options of `reviews`."""
     exporting = commands.add_parser("export", parents=[reviews])
     exporting.add_argument(
         "--out",

@@ -108,6 +108,11 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
             )
         add_running(one, SET_OF_POLICY if stage.is_judged else SET, samples=stage.is_judged)
         one.set_defaults(command=partial(_run_one, name, code_commit=code_commit))
+    describe_run(commands, code_commit)
+
+
+def describe_run(commands: Commands, code_commit: Callable[[], str]) -> None:
+    """Add the command `run`."""
     many = commands.add_parser("run")
     many.add_argument(
         "recipe", metavar="RECIPE", help=f"your own FILE.py, or {', '.join(OPEN_MODELS)}"

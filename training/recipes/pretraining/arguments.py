@@ -96,6 +96,13 @@ def describe(commands: Commands, code_commit: Callable[[], str]) -> None:
         return commands.run_pretrain(options, shape, code_commit())
 
     pretrain.set_defaults(command=run_pretrain)
+    describe_scaling(commands, work, code_commit)
+
+
+def describe_scaling(
+    commands: Commands, work: argparse.ArgumentParser, code_commit: Callable[[], str]
+) -> None:
+    """Add the command `scaling` with the options of `work`."""
     scaling = commands.add_parser("scaling", parents=[work])
     scaling.add_argument(
         "--tokens-per-parameter",
