@@ -86,9 +86,7 @@ def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="the generator's rollout service (default: %(default)s)",
     )
-    trial.add_argument(
-        "--canary-share", type=float, metavar="0..0.5", help="share of users who get the candidate"
-    )
+    trial.add_argument("--canary-share", type=float, metavar="0..0.5", help="share of the users")
     trial.add_argument(
         "--canary-seconds", type=float, metavar="S", help="longest canary, then it is rolled back"
     )
