@@ -136,7 +136,8 @@ def load_chat(directory: Path) -> Chat:
         raise chat_error(error) from error
     if template is None:
         raise ChatError(
-            "tokenizer_config.json: chat_template is missing",
+            "tokenizer_config.json: chat_template is missing; `thumbwheel models import` gives a "
+            "base model one with --chat-template FILE",
             field="chat_template",
             reason="MISSING",
         )

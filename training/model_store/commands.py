@@ -62,6 +62,12 @@ def describe(commands: Commands) -> None:
         "them, and they use the tokens of the answer (default: off)",
     )
     command.add_argument(
+        "--chat-template",
+        type=Path,
+        metavar="FILE",
+        help="Jinja template in place of that of the model; base models such as GPT-2 have none",
+    )
+    command.add_argument(
         "--hub", default="", metavar="URL", help="hub (default: HF_ENDPOINT or that of the client)"
     )
     command.add_argument(
@@ -166,6 +172,7 @@ def run(options: argparse.Namespace) -> int:
         import_model(
             *(_source(options), options.name, destination, options.accept_terms, _say),
             thinking=options.thinking == "on",
+            template=_template(options.chat_template),
         )
     return 0
 
@@ -212,6 +219,23 @@ def _token(options: argparse.Namespace) -> str:
             f"--token-file: {options.token_file} cannot be read", field="--token-file"
         ) from error
     return token
+
+
+def _template(file: Path | None) -> str:
+    """Return the text of --chat-template, "" without."""
+    if file is None:
+        return ""
+    try:
+        template = file.read_text()
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"--chat-template: {file} cannot be read as text", field="--chat-template"
+        ) from error
+    if not template.strip():
+        raise ConfigError(
+            f"--chat-template: {file} is empty", field="--chat-template", reason="EMPTY"
+        )
+    return template
 
 
 def _say(text: str) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from chat_format.errors import ChatFormatError
 from chat_format.thinking import START, can_switch, with_thinking
@@ -37,7 +39,8 @@ from training.model_store.source import (
 from training.runs import now
 
 Say = Callable[[str], None]
-SOURCE_FILES, THINKING = "source_files", "thinking"  # in the config of the manifest
+# In the config of the manifest.
+SOURCE_FILES, THINKING, GIVEN_TEMPLATE = "source_files", "thinking", "chat_template_sha256"
 TOKENIZER_CONFIG, GENERATION_CONFIG = "tokenizer_config.json", "generation_config.json"
 TEMPLATE = "chat_template.jinja"
 
@@ -49,6 +52,7 @@ def import_model(
     accepted: Collection[str],
     say: Say,
     thinking: bool = False,
+    template: str = "",
 ) -> Manifest:
     """Import a model as a version.
 
@@ -58,6 +62,7 @@ def import_model(
         accepted: terms of use that the operator has accepted.
         thinking: keep the thinking of a chat template that can switch it; otherwise it is switched
             off in the template of the version.
+        template: chat template for the version; "" keeps that of the source.
 
     Raises:
         ModelImportError, ModelConfigError, ChatError, CheckpointError, RegistryError: the model is
@@ -67,14 +72,20 @@ def import_model(
     check_version(version)
     files = source.files()
     small = select_small_files(files)
+    chosen = {THINKING: thinking, GIVEN_TEMPLATE: _hash(template)}
     if (present := destination.manifest(version)) is not None:
-        _require_same(present, version, source, files, small, thinking)
+        _require_same(present, version, source, files, small, chosen)
         say(f"{version} is imported already (sha256 {present.sha256})")
         return present
     draft = destination.open_draft(version)
     _require_room(draft, sum(file.size for file in small))
     for file in small:
+        path, known = draft.folder / file.name, draft.files.get(file.name)
+        if known and path.is_file() and hash_file(path) != known[SHA256]:
+            del draft.files[file.name]  # an interrupted import wrote another chat template
         _fetch(source, file, version, destination, draft)
+    if template:
+        _write_template(draft.folder, template)
     description = describe_model(draft.folder)
     weights = select_weights(files, description.shards)
     _announce(source, version, description, weights, say)
@@ -84,7 +95,7 @@ def import_model(
     for number, file in enumerate(missing, 1):
         say(f"{file.name} ({_size(file.size)}, {number} of {len(missing)})")
         _fetch(source, file, version, destination, draft, description)
-    manifest = _manifest(source, version, description, [*small, *weights], draft, thinking, say)
+    manifest = _manifest(source, version, description, [*small, *weights], draft, chosen, say)
     destination.finish(version, draft, manifest)
     say(f"imported {version} (sha256 {manifest.sha256})")
     return manifest
@@ -147,9 +158,9 @@ def _require_same(
     source: Source,
     files: Sequence[SourceFile],
     small: Sequence[SourceFile],
-    thinking: bool,
+    chosen: Mapping[str, Any],
 ) -> None:
-    """Compare a source and the option with those that a version was imported with."""
+    """Compare a source and the options with those that a version was imported with."""
     known = present.config.get(SOURCE_FILES) or {}
     by_name = {file.name: file for file in files}
     is_same = (
@@ -166,11 +177,17 @@ def _require_same(
             reason="EXISTS",
         )
     is_kept = present.config.get(THINKING)
-    if is_kept is not None and is_kept != thinking:
+    if is_kept is not None and is_kept != chosen[THINKING]:
         raise ModelImportError(
             f"--thinking: {version} was imported with thinking {'on' if is_kept else 'off'}; "
             "choose another --name",
             field="--thinking",
+            reason="EXISTS",
+        )
+    if present.config.get(GIVEN_TEMPLATE) != chosen[GIVEN_TEMPLATE]:
+        raise ModelImportError(
+            f"--chat-template: {version} was imported with another template; choose another --name",
+            field="--chat-template",
             reason="EXISTS",
         )
 
@@ -206,12 +223,12 @@ def _manifest(
     description: ModelDescription,
     files: Sequence[SourceFile],
     draft: Draft,
-    thinking: bool,
+    chosen: Mapping[str, Any],
     say: Say,
 ) -> Manifest:
     """Normalise the small files, and describe the version."""
     hashes = {file.name: draft.files[file.name][SHA256] for file in files}
-    is_hybrid = _set_thinking(draft.folder, thinking, say)
+    is_hybrid = _set_thinking(draft.folder, chosen[THINKING], say)
     for path in _normalise(draft.folder):
         hashes[path.name] = hash_file(path)
     elements: Counter[str] = Counter()
@@ -228,7 +245,8 @@ def _manifest(
         config={
             "source": source.name,
             SOURCE_FILES: {file.name: draft.files[file.name] for file in files},
-            THINKING: thinking if is_hybrid else None,
+            **chosen,
+            **({} if is_hybrid else {THINKING: None}),
         },
         report={
             "family": description.family,
@@ -237,6 +255,19 @@ def _manifest(
         },
         licence=description.licence or UNKNOWN_LICENCE,
     )
+
+
+def _hash(template: str) -> str | None:
+    return hashlib.sha256(template.encode()).hexdigest() if template else None
+
+
+def _write_template(folder: Path, template: str) -> None:
+    """Replace the chat template where servers and trainer read it."""
+    file, tokenizer = folder / TEMPLATE, folder / TOKENIZER_CONFIG
+    if file.is_file():
+        file.write_text(template)
+    settings = read_object(tokenizer) if tokenizer.is_file() else {}
+    tokenizer.write_text(json.dumps({**settings, "chat_template": template}, indent=2) + "\n")
 
 
 def _set_thinking(folder: Path, thinking: bool, say: Say) -> bool:

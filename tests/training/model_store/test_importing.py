@@ -18,7 +18,7 @@ from tests.support.errors import refused
 from tests.support.interrupted_source import InterruptedSource
 from training.artifacts.manifest import MANIFEST, Manifest, hash_file, verify_manifest
 from training.artifacts.registry import RegistryError
-from training.data.chat import ChatError, load_chat
+from training.data.chat import ChatError, Message, load_chat
 from training.errors import DetailedError
 from training.model.checkpoint import load_decoder
 from training.model.fields import ModelConfigError
@@ -44,10 +44,12 @@ def imported(
     accepted: Sequence[str] = (),
     said: list[str] | None = None,
     thinking: bool = False,
+    template: str = "",
 ) -> Manifest:
     say = (said if said is not None else []).append
     destination = DirectoryDestination(root)
-    return import_model(DirectorySource(model), "toy-1", destination, accepted, say, thinking)
+    source = DirectorySource(model)
+    return import_model(source, "toy-1", destination, accepted, say, thinking, template)
 
 
 def change(file: Path, **fields: Any) -> None:
@@ -233,6 +235,42 @@ def test_template_in_a_file_of_its_own_is_moved_into_the_tokenizer_config(
     settings = json.loads((version / "tokenizer_config.json").read_text())
     assert settings["chat_template"] == template
     verify_manifest(version)
+
+
+PLAIN = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+def test_given_template_replaces_that_of_the_source(
+    model: Path, tmp_path: Path, is_file: bool
+) -> None:
+    """Import a base model without a template, and a model with one in a file of its own."""
+    change(model / "tokenizer_config.json", chat_template=None)
+    if is_file:
+        (model / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    found = imported(model, tmp_path / "models", template=PLAIN)
+    version = tmp_path / "models" / "toy-1"
+    verify_manifest(version)
+    chat = load_chat(version)
+    assert chat.decode(chat.prompt_ids([Message("user", "Hi")])) == "user: Hi\nassistant:"
+    assert imported(model, tmp_path / "models", template=PLAIN) == found
+    for other in ("", PLAIN + " "):
+        with refused(ModelImportError, field="--chat-template", reason="EXISTS"):
+            imported(model, tmp_path / "models", template=other)
+
+
+def test_interrupted_import_is_continued_with_another_template(model: Path, tmp_path: Path) -> None:
+    destination = DirectoryDestination(tmp_path / "models")
+    own = json.loads((model / "tokenizer_config.json").read_text())["chat_template"]
+    with pytest.raises(KeyboardInterrupt):
+        source = InterruptedSource(model, SHARDS[1])
+        import_model(source, "toy-1", destination, (), print, template=PLAIN)
+    imported(model, tmp_path / "models")
+    settings = json.loads((tmp_path / "models" / "toy-1" / "tokenizer_config.json").read_text())
+    assert settings["chat_template"] == own
 
 
 def test_quantisation_is_stated(model: Path, tmp_path: Path) -> None:
