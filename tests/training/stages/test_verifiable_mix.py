@@ -213,7 +213,7 @@ def test_contradictions_are_refused_by_field(config: PolicyConfig, tmp_path: Pat
     write_items(SUMS[:2], tmp_path / "few.jsonl")
     few = replace(config.verifiable, data_path=tmp_path / "few.jsonl")
     with refused(ConfigError, field="verifiable.share", reason="TOO_LARGE", limit="at most 2"):
-        checked_rows(replace(config, verifiable=few))
+        checked_rows(replace(config, verifiable=few), is_first=True)
 
 
 class Right:
