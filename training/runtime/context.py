@@ -23,7 +23,10 @@ DTYPES = ("float32", "bfloat16", "auto")  # of the products in a stage
 AUTO_DEVICE = "auto"
 DEVICE_TYPES = (AUTO_DEVICE, "cpu", "cuda", "xpu")  # those with numbers may have an index
 INDEX = re.compile(r":\d{1,2}")
-UNSUPPORTED_DEVICES = {"mps": "has no float64, which sums of losses and sampling need"}
+UNSUPPORTED_DEVICES = {
+    "mps": "has no float64, which sums of losses and sampling need; cpu is supported",
+    "gpu": "is cuda (NVIDIA and AMD) or xpu (Intel)",
+}
 DEVICE_HELP = (
     "cpu, cuda, cuda:1, xpu, or auto: the accelerator that torch finds, otherwise the CPU "
     "(default: auto)"
@@ -95,7 +98,7 @@ def check_device(name: str) -> None:
     kind, colon, index = name.partition(":")
     if kind in UNSUPPORTED_DEVICES:
         raise ConfigError(
-            f"device: {name!r} {UNSUPPORTED_DEVICES[kind]}; cpu is supported",
+            f"device: {name!r} {UNSUPPORTED_DEVICES[kind]}",
             field="device",
             reason="UNSUPPORTED",
             limit=", ".join(DEVICE_TYPES),

@@ -49,8 +49,9 @@ def test_an_unknown_number_type_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        *((name, "UNKNOWN") for name in ("gpu", "cuda:", "cuda:x", "cuda:-1", "auto:0", "")),
+        *((name, "UNKNOWN") for name in ("tpu", "cuda:", "cuda:x", "cuda:-1", "auto:0", "")),
         ("mps", "UNSUPPORTED"),
+        ("gpu", "UNSUPPORTED"),
     ],
 )
 def test_a_name_of_no_device_is_refused_without_a_look_at_the_machine(
