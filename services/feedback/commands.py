@@ -36,14 +36,7 @@ from services.feedback.spool.log import LogError, LogView
 from services.feedback.spool.registry import SpoolRegistry
 from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store import tables
-from services.feedback.store.database import (
-    HEAD,
-    connect,
-    migrate,
-    opened_database,
-    revision,
-    transaction,
-)
+from services.feedback.store.database import connect, migrate, opened_database, transaction
 from services.feedback.streams import Stores
 
 
@@ -85,11 +78,10 @@ def _bucket(settings: FeedbackSettings, _options: Namespace) -> int:
 def _migrate(settings: FeedbackSettings, _options: Namespace) -> int:
     engine = connect(settings.database_url)
     try:
-        before = revision(engine)
-        migrate(engine)
+        before, after = migrate(engine)
     finally:
         engine.dispose()
-    print(f"feedback database: revision {before or 'none'} → {HEAD}")
+    print(f"feedback database: revision {before or 'none'} → {after}")
     return 0
 
 

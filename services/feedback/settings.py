@@ -8,7 +8,8 @@ from pydantic import AwareDatetime, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import PostgresParts, ServiceSettings
+from services.chassis.database.settings import PostgresParts
+from services.chassis.settings import ServiceSettings
 from services.feedback.compaction.compaction import CompactionOptions
 from services.feedback.compaction.runs import RunLimits
 from services.feedback.events import Stream

@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from services.chassis.settings import PostgresParts, ServiceSettings
+from services.chassis.database.settings import PostgresParts
+from services.chassis.settings import ServiceSettings
 from services.gateway.identity.issuer_settings import IssuerSettings
 from services.gateway.quotas.quota import Allowance, Holder
 from services.gateway.quotas.quotas import OutagePolicy, QuotaRules

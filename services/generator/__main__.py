@@ -20,7 +20,7 @@ from thumbwheel.generator.v1 import generator_pb2_grpc
 
 from sequential.rows import RowsConfig
 from services.chassis.channel import open_channel
-from services.chassis.errors import UnavailableError
+from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings, program
 from services.contracts.wire import now_us
@@ -273,7 +273,7 @@ async def rollout_store(settings: GeneratorSettings) -> AsyncIterator[Store]:
     """Open the store of the settings; the rollout of serving external is in the settings.
 
     Raises:
-        UnusableStoreError: the database lacks migrations.
+        SchemaRevisionError: the database lacks migrations.
         UnavailableError: the database does not answer.
     """
     async with opened_store(settings) as store:
@@ -286,7 +286,7 @@ async def opened_store(settings: GeneratorSettings) -> AsyncIterator[Store]:
     """Open the database of the settings, or the rollout file.
 
     Raises:
-        UnusableStoreError: the database lacks migrations.
+        SchemaRevisionError: the database lacks migrations.
         UnavailableError: the database does not answer.
     """
     if not settings.database_url:
@@ -356,8 +356,8 @@ def main() -> None:
     settings = load_settings(GeneratorSettings)
     try:
         if options.command == "migrate":
-            # Imported here so that a start of the service does not pay for alembic.
-            from services.generator.store.migrate import migrate
+            # Imported here so that an embedded start does not pay for SQLAlchemy.
+            from services.generator.store.database import migrate
 
             if not settings.database_url:
                 sys.exit(
@@ -371,7 +371,13 @@ def main() -> None:
             sys.exit(asyncio.run(run_command(options, settings)))
     except UnavailableError as error:
         sys.exit(f"{error}: {error.__cause__}")
-    except (UnusableStoreError, ManifestError, NoServiceAccountError, PresetError) as error:
+    except (
+        SchemaRevisionError,
+        UnusableStoreError,
+        ManifestError,
+        NoServiceAccountError,
+        PresetError,
+    ) as error:
         sys.exit(str(error))
 
 

@@ -19,7 +19,8 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import HeaderKey, PostgresParts, ServiceSettings
+from services.chassis.database.settings import PostgresParts
+from services.chassis.settings import HeaderKey, ServiceSettings
 from services.contracts.chat import Task
 from services.contracts.identifiers import EXTERNAL_PREFIX
 from services.contracts.limits import MAX_REPLY_TOKENS, MAX_TEMPERATURE

@@ -16,6 +16,7 @@ from thumbwheel.review.v1 import arena_pb2_grpc, review_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import open_channel
+from services.chassis.database.url import redacted_url
 from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings, program
@@ -49,7 +50,7 @@ from services.review.servicer import (
 from services.review.settings import ReviewSettings
 from services.review.store.accounts import SqlAccountStore
 from services.review.store.battles import SqlBattleStore
-from services.review.store.database import migrate, open_database, redacted_url
+from services.review.store.database import migrate, open_database
 from services.review.store.erasures import SqlErasureStore
 from services.review.store.items import SqlItemStore
 from services.review.store.outbox import SqlOutbox

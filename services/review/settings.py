@@ -3,7 +3,8 @@
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import PostgresParts, ServiceSettings
+from services.chassis.database.settings import PostgresParts
+from services.chassis.settings import ServiceSettings
 from services.review.arena.self_naming import FAMILY_NAMES
 
 

@@ -7,7 +7,8 @@ from pydantic import Field, SecretStr, model_validator
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
-from services.chassis.settings import PostgresParts, ServiceSettings
+from services.chassis.database.settings import PostgresParts
+from services.chassis.settings import ServiceSettings
 
 
 class SessionSettings(PostgresParts, ServiceSettings):

@@ -1,7 +1,6 @@
 """Feedback database: SQLite for a single process, Postgres for several replicas.
 
-Only Alembic changes the schema. Alembic is imported only for a migration: the revision is read
-first, so a normal start avoids the cost of the import.
+Only the migrations change the schema.
 """
 
 import os
@@ -13,15 +12,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from services.chassis.database.schema import Schema
+from services.chassis.database.url import create_private_file
 from services.chassis.errors import DetailedError, SchemaRevisionError, UnavailableError
 
-# Newest revision in migrations/versions, compared by a test.
-HEAD = "0012"
-# Other services may share the database, each with its own revision table.
-REVISION_TABLE = "feedback_revision"
+SCHEMA = Schema(
+    Path(__file__).parent / "migrations",
+    revision_table="feedback_revision",
+    lock=func.hashtext("feedback_revision"),
+    outdated_text="the feedback database has revision {found}, this version needs {head}; "
+    "run `python -m services.feedback migrate`",
+)
 
 # A longer statement counts as an outage, because a caller is waiting. The limit of the socket is
 # higher, so that a responsive server can still report the reason.
@@ -60,9 +64,8 @@ def connect(url: str) -> Engine:
     `?ssl=` is `require`, `verify-ca` or `verify-full`, as in URLs of asyncpg.
     """
     if url.startswith("sqlite"):
+        create_private_file(url)
         engine = create_engine(url)
-        if engine.url.database:
-            Path(engine.url.database).parent.mkdir(parents=True, exist_ok=True)
         event.listen(engine, "connect", _set_up_sqlite)
         event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
         return engine
@@ -96,26 +99,20 @@ def open_database(url: str) -> Engine:
     """Open an engine on the schema of this code, or of a later version.
 
     SQLite belongs to this process and is migrated; Postgres must already have the schema.
-    Migrations only add tables and columns, so that a later schema serves after a rollback.
 
     Raises:
         SchemaRevisionError: Postgres has an earlier revision.
         SQLAlchemyError: The database does not answer.
     """
     engine = connect(url)
-    found = revision(engine)
-    if _is_current(found):
-        return engine
-    if engine.dialect.name == "sqlite":
-        migrate(engine)
-        return engine
-    engine.dispose()
-    raise SchemaRevisionError(
-        f"the feedback database has revision {found or 'none'}, this version needs {HEAD}; "
-        "run `python -m services.feedback migrate`",
-        field="database_url",
-        limit=HEAD,
-    )
+    try:
+        with engine.begin() as connection:
+            if SCHEMA.needs_upgrade(connection):
+                SCHEMA.upgrade(connection)
+    except SchemaRevisionError:
+        engine.dispose()
+        raise
+    return engine
 
 
 @contextmanager
@@ -128,41 +125,16 @@ def opened_database(url: str) -> Iterator[Engine]:
         engine.dispose()
 
 
-def _is_current(found: str | None) -> bool:
-    # Revisions are numbers of four digits.
-    return found is not None and found >= HEAD
+def migrate(engine: Engine) -> tuple[str, str]:
+    """Migrate the schema in one transaction. Returns the revisions before and after ("" if empty).
 
-
-def revision(engine: Engine) -> str | None:
-    """Return the current revision of the schema, or None before the first migration."""
-    if not inspect(engine).has_table(REVISION_TABLE):
-        return None
-    with engine.begin() as connection:
-        query = text(f"SELECT version_num FROM {REVISION_TABLE}")  # noqa: S608
-        found: str | None = connection.execute(query).scalar()
-    return found
-
-
-def migrate(engine: Engine) -> None:
-    """Migrate the schema to HEAD in one transaction; a later schema is unchanged."""
-    if _is_current(revision(engine)):
-        return
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
+    Postgres runs migrations without a time limit.
+    """
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
-            # Migrations run serially and without a time limit.
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SET LOCAL lock_timeout = 0"))
-            connection.execute(
-                text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": REVISION_TABLE}
-            )
-        config.attributes["connection"] = connection
-        command.upgrade(config, HEAD)
+            for timeout in POSTGRES_SECONDS:
+                connection.execute(text(f"SET LOCAL {timeout} = 0"))
+        return SCHEMA.upgrade(connection)
 
 
 def scrub(engine: Engine) -> bool:

@@ -14,6 +14,7 @@ from services.chassis.audit.acts import (
     operator,
     print_records,
 )
+from services.chassis.database.url import redacted_url, sqlite_file
 from services.chassis.identity import Caller
 from services.gateway.identity.authentication import digest_of, mint, new_secret
 from services.gateway.identity.credential import (
@@ -23,7 +24,7 @@ from services.gateway.identity.credential import (
     scopes_from,
     scopes_text,
 )
-from services.gateway.store.database import migrate, missing_file, open_database, redacted_url
+from services.gateway.store.database import migrate, open_database
 from services.gateway.store.keys import SqlKeyStore
 
 MAX_COUNT = 10_000
@@ -93,8 +94,8 @@ async def run_key_command(options: argparse.Namespace) -> int:
         SchemaRevisionError: The database needs a migration.
         UnavailableError: The database is unavailable.
     """
-    file = missing_file(options.database)
-    if file is not None and options.command != "create":
+    file = sqlite_file(options.database)
+    if file is not None and not file.exists() and options.command != "create":
         print(f"--database: no database at {file}", file=sys.stderr)
         return USAGE_ERROR
     async with open_database(options.database) as engine:

@@ -7,6 +7,7 @@ After an error the outcome of a statement is unknown.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -20,7 +21,6 @@ from sqlalchemy import (
     Text,
     delete,
     select,
-    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -29,21 +29,24 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from services.chassis.audit.acts import Act
 from services.chassis.audit.table import audit_table, records_since
+from services.chassis.database.schema import Schema
 from services.chassis.errors import UnavailableError
 from services.generator.rollout.current_rollout import (
     NOTHING_STORED,
     STORE_UNAVAILABLE,
     StoredRollout,
-    UnusableStoreError,
 )
 from services.generator.rollout.encoding import InvalidRolloutError, decode, encode
 from services.generator.rollout.rollout import Rollout
 from services.generator.rollout.traffic import ALL_TIME, OUTCOME_UNKNOWN, CountKey, CountKind
 
-# Oldest migration that this code works with. During a rolling upgrade the database may be newer.
-REVISION = "0003"
-REVISION_TABLE = "generator_revision"
-MIGRATE_COMMAND = "python -m services.generator migrate"
+SCHEMA = Schema(
+    Path(__file__).parent / "migrations",
+    revision_table="generator_revision",
+    lock=0x7477_6765_6E,
+    outdated_text="the generator's database is at revision {found}, required is {head}; "
+    "run python -m services.generator migrate",
+)
 RETRY_SECONDS = 1.0
 ROW_ID = 1
 # Rows of a statement; the protocol permits 32,767 parameters.
@@ -163,20 +166,11 @@ class RolloutRow:
         """Check that the database has all migrations that this code needs.
 
         Raises:
-            UnusableStoreError: migrations are missing; the text names the command.
+            SchemaRevisionError: migrations are missing; the text names the command.
             UnavailableError: the database does not answer.
         """
-        exists = (await self._run(text("SELECT to_regclass(:name)"), name=REVISION_TABLE)).scalar()
-        query = text(f"SELECT version_num FROM {REVISION_TABLE}")  # noqa: S608
-        found = (await self._run(query)).scalar() if exists else None
-        if found is None or found < REVISION:
-            raise UnusableStoreError(
-                f"the generator's database is at revision {found}, required is {REVISION}; "
-                f"run {MIGRATE_COMMAND}",
-                field="database_url",
-                reason="MISMATCH",
-                limit=REVISION,
-            )
+        async with self._transaction() as connection:
+            await connection.run_sync(SCHEMA.needs_upgrade)
 
     async def _run(self, statement: Executable, **values: Any) -> Any:
         """Run one statement in its own transaction."""
@@ -220,5 +214,15 @@ async def open_rollout_row(url: str, seconds: float) -> AsyncIterator[RolloutRow
     )
     try:
         yield RolloutRow(engine)
+    finally:
+        await engine.dispose()
+
+
+async def migrate(url: str) -> None:
+    """Apply all missing migrations in one transaction."""
+    engine = create_async_engine(url)
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(SCHEMA.upgrade)
     finally:
         await engine.dispose()

@@ -11,29 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter
-from sqlalchemy import Connection, Select, Table, column, event, inspect, select, table, text
+from sqlalchemy import Connection, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from services.chassis.errors import SchemaRevisionError, UnavailableError
+from services.chassis.database.schema import Schema
+from services.chassis.database.url import create_private_file
+from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
 
 log = logging.getLogger(__name__)
 
 FAILED = Counter("thumbwheel_review_transactions_failed_total", "Failed database transactions.")
 
-MIGRATIONS = Path(__file__).parent / "migrations"
-# Named after the service, because services may share a database.
-VERSION_TABLE = "review_revision"
-# Files of migrations/versions, oldest first. Listed here to avoid loading Alembic when the database
-# is current.
-REVISIONS = ("0001", "0002", "0003", "0004")
+SCHEMA = Schema(
+    Path(__file__).parent / "migrations",
+    revision_table="review_revision",
+    lock=int.from_bytes(b"REVIEW"),
+    outdated_text="the review database {url} is at revision {found}, {head} is needed: "
+    "run python -m services.review migrate",
+)
 # SQLAlchemy translates errors of the drivers, but not errors of sockets or timeouts.
 UNAVAILABLE = (SQLAlchemyError, OSError)
-# Advisory lock of migrations, because Postgres has no lock on a schema.
-MIGRATION_LOCK = int.from_bytes(b"REVIEW")
 # SQLAlchemy has no common class for the upserts of the two dialects.
 INSERTS: Mapping[str, Callable[[Table], Any]] = {
     "sqlite": sqlite.insert,
@@ -60,7 +61,9 @@ async def open_database(
     """
     engine = _engine(url, wait_seconds, connections)
     try:
-        await _require_current(engine)
+        async with transaction(engine) as connection:
+            if await connection.run_sync(SCHEMA.needs_upgrade):
+                await connection.run_sync(SCHEMA.upgrade)
         yield engine
     finally:
         await engine.dispose()
@@ -104,24 +107,15 @@ async def migrate(url: str) -> tuple[str, str]:
     engine = _engine(url, 60.0, 1)
     try:
         async with transaction(engine) as connection:
-            return await connection.run_sync(_upgrade)
+            return await connection.run_sync(SCHEMA.upgrade)
     finally:
         await engine.dispose()
-
-
-def redacted_url(url: str | URL) -> str:
-    """Return the URL without its password."""
-    return make_url(url).render_as_string(hide_password=True)
 
 
 def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
     made = make_url(url)
     if made.get_backend_name() == "sqlite":
-        file = Path(made.database or "").absolute()
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        if not file.exists():
-            # SQLite would create the file readable by all users.
-            file.touch(mode=0o600)
+        create_private_file(made)
         # SQLite has one writer, and a connection that reads before it writes could not wait for
         # another: one connection makes transactions wait in the pool.
         engine = create_async_engine(
@@ -153,46 +147,3 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-async def _require_current(engine: AsyncEngine) -> None:
-    async with transaction(engine) as connection:
-        revision = await connection.run_sync(_revision)
-    if revision == REVISIONS[-1]:
-        return
-    if revision not in ("", *REVISIONS):
-        # During a rollout, the newer program migrates the database first.
-        log.warning("database is newer than this program", extra=fields(revision=revision))
-    elif engine.dialect.name == "sqlite":
-        async with transaction(engine) as connection:
-            await connection.run_sync(_upgrade)
-    else:
-        raise SchemaRevisionError(
-            f"the review database {redacted_url(engine.url)} is at revision "
-            f"{revision or 'none'}, {REVISIONS[-1]} is needed: "
-            "run python -m services.review migrate",
-            field="database_url",
-            limit=REVISIONS[-1],
-        )
-
-
-def _revision(connection: Connection) -> str:
-    if not inspect(connection).has_table(VERSION_TABLE):
-        return ""
-    found: Select[Any] = select(column("version_num")).select_from(table(VERSION_TABLE))
-    return str(connection.execute(found).scalar() or "")
-
-
-def _upgrade(connection: Connection) -> tuple[str, str]:
-    # Imported here, because loading is slow and rarely needed.
-    from alembic import command
-    from alembic.config import Config
-
-    if connection.dialect.name == "postgresql":
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
-    before = _revision(connection)
-    if before in ("", *REVISIONS[:-1]):
-        config = Config(attributes={"connection": connection, "version_table": VERSION_TABLE})
-        config.set_main_option("script_location", str(MIGRATIONS))
-        command.upgrade(config, "head")
-    return before, _revision(connection)

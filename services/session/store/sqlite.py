@@ -9,13 +9,13 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from pathlib import Path
 from sqlite3 import OperationalError as DriverError
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import OperationalError
 
+from services.chassis.database.url import create_private_file
 from services.chassis.errors import UnavailableError
 from services.session.store.database import ResultT, Work
 
@@ -33,7 +33,7 @@ class SqliteDatabase:
     """Implementation of `database.Database` with a SQLite file."""
 
     def __init__(self, url: str, connections: int) -> None:
-        Path(make_url(url).database or "").absolute().parent.mkdir(parents=True, exist_ok=True)
+        create_private_file(url)
         self._writer = _engine(url, 1, "BEGIN IMMEDIATE", "synchronous=NORMAL")
         self._eraser = _engine(url, 1, "BEGIN IMMEDIATE", "synchronous=FULL")
         self._reader = _engine(url, connections, "BEGIN", "query_only=ON")

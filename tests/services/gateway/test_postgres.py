@@ -16,12 +16,7 @@ from services.chassis.errors import SchemaRevisionError, UnavailableError
 from services.gateway.identity.authentication import ApiKeys, digest_of, mint, new_secret
 from services.gateway.identity.credential import ALL_SCOPES, DEFAULT_SCOPES
 from services.gateway.identity.key_commands import add_database, run_migrate_command
-from services.gateway.store.database import (
-    MIGRATION_LOCK,
-    REVISIONS,
-    migrate,
-    open_database,
-)
+from services.gateway.store.database import SCHEMA, migrate, open_database
 from services.gateway.store.keys import SqlKeyStore, users
 from tests.servers import PostgresServer
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
@@ -30,7 +25,7 @@ from tests.services.gateway.schemas import differences
 from tests.support.errors import refused
 
 ROOT = Path(__file__).resolve().parents[3]
-HEAD = REVISIONS[-1]
+HEAD = SCHEMA.head
 WAIT_SECONDS = 1.0
 
 
@@ -172,7 +167,7 @@ async def test_start_during_a_postgres_outage_fails_with_a_clear_error(
 
 async def test_concurrent_migrations_run_one_after_the_other(migrated: str) -> None:
     async with open_database(migrated) as engine, engine.begin() as connection:
-        await connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK})"))
+        await connection.execute(text(f"SELECT pg_advisory_xact_lock({SCHEMA.lock})"))
         waiting = asyncio.create_task(migrate(migrated))
         await asyncio.sleep(0.3)
         assert not waiting.done()

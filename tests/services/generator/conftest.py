@@ -9,8 +9,7 @@ import pytest
 from sqlalchemy import delete
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from services.generator.store.database import ROLLOUT, TRAFFIC
-from services.generator.store.migrate import migrate
+from services.generator.store.database import ROLLOUT, TRAFFIC, migrate
 from tests.servers import PostgresServer
 
 

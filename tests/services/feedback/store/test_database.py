@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services.chassis.errors import AlreadyExistsError
@@ -27,8 +25,8 @@ from services.feedback.projections.current_feedback import Overlay
 from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fold
 from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool.spool import Spool, inspect
-from services.feedback.store import database, tables
-from services.feedback.store.database import HEAD, connect, migrate, open_database, revision
+from services.feedback.store import tables
+from services.feedback.store.database import SCHEMA, connect, migrate, open_database
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb, ups
 from tests.services.feedback.sealing_world import SealingWorld
 
@@ -36,18 +34,16 @@ STATE = Path(__file__).parents[1] / "golden" / "state_v1"
 ROOM = 1 << 20
 
 
-def test_head_is_the_newest_revision() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(Path(database.__file__).parent / "migrations"))
-    config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_current_head() == HEAD
+def revision(engine: Engine) -> str:
+    with engine.begin() as connection:
+        return SCHEMA.revision(connection)
 
 
 def test_the_migrations_create_the_tables_of_the_code(tmp_path: Path) -> None:
     engine = open_database(f"sqlite:///{tmp_path}/made/ledger.db")
     with engine.connect() as connection:
         context = MigrationContext.configure(
-            connection, opts={"version_table": database.REVISION_TABLE}
+            connection, opts={"version_table": SCHEMA.revision_table}
         )
         assert compare_metadata(context, tables.metadata) == []
     engine.dispose()
@@ -74,7 +70,7 @@ def test_a_failed_migration_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OperationalError) as caught:
         migrate(engine)
     assert "claims" in str(caught.value.orig)
-    assert revision(engine) is None
+    assert revision(engine) == ""
     with engine.begin() as connection:
         assert connection.execute(text("SELECT count(*) FROM segments")).scalar() == 3
     engine.dispose()
@@ -150,7 +146,7 @@ def test_streams_of_an_earlier_version_are_signed_since_the_upgrade_and_new_ones
     old = connect(f"sqlite:///{tmp_path}/old.db")
     before = time.time_ns() // 1_000
     with old.begin() as connection:
-        command.upgrade(alembic(connection), "0008")
+        command.upgrade(SCHEMA.alembic_config(connection), "0008")
         # A stream with records in its topic and without a segment: a sink has taken the partition.
         connection.execute(text("INSERT INTO partitions VALUES ('id', 0, 'feedback', 1, 0)"))
         connection.execute(text("INSERT INTO streams VALUES ('turns', 5, 0)"))
@@ -168,7 +164,7 @@ def test_answers_are_filled_from_objects_of_earlier_versions(tmp_path: Path) -> 
     root = yesterday(tmp_path)
     engine = connect(f"sqlite:///{root}/ledger.db")
     with engine.begin() as connection:
-        command.upgrade(alembic(connection), "0011")
+        command.upgrade(SCHEMA.alembic_config(connection), "0011")
         connection.execute(text("INSERT INTO answers VALUES ('p', 'm', 'v1', 'stable', 0, 1, 2)"))
         connection.execute(
             text(
@@ -187,16 +183,6 @@ def test_answers_are_filled_from_objects_of_earlier_versions(tmp_path: Path) -> 
     assert row.conversation_id
     assert row.parent_message_id is None, "turns of earlier versions have no implicit signals"
     engine.dispose()
-
-
-def alembic(connection: Connection) -> Config:
-    """Return the configuration of the migrations for an open transaction."""
-    config = Config()
-    folder = Path(database.__file__).parent / "migrations"
-    config.set_main_option("script_location", str(folder))
-    config.set_main_option("path_separator", "os")
-    config.attributes["connection"] = connection
-    return config
 
 
 @pytest.mark.parametrize("earlier", ["0007", "0008", "0009", "0010", "0011"])
@@ -219,7 +205,7 @@ def test_a_database_whose_revision_was_set_back_is_migrated_again(
             text("UPDATE feedback_revision SET version_num = :earlier"), {"earlier": earlier}
         )
     migrate(engine)
-    assert revision(engine) == HEAD
+    assert revision(engine) == SCHEMA.head
     signed_since_us = Ledger(engine).signed_since_us(stream)
     assert (signed_since_us >= before) == (earlier < "0009")
     with engine.begin() as connection:

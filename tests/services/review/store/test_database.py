@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text, update
 from sqlalchemy.exc import DBAPIError
 
 from services.chassis.errors import SchemaRevisionError, UnavailableError
-from services.review.store.database import REVISIONS, migrate, open_database, transaction
+from services.review.store.database import SCHEMA, migrate, open_database, transaction
 from services.review.store.tables import AUDIT, METADATA
 from tests.servers import PostgresServer
 from tests.services.review.service import Home
@@ -29,11 +29,11 @@ async def test_migrations_create_the_tables_of_the_program(home: Home) -> None:
 
 async def test_older_postgres_schema_is_refused_and_migrated_once(postgres: PostgresServer) -> None:
     url = postgres.database().url()
-    with refused(SchemaRevisionError, field="database_url", limit=REVISIONS[-1]):
+    with refused(SchemaRevisionError, field="database_url", limit=SCHEMA.head):
         async with open_database(url):
             pass
     both = await asyncio.gather(migrate(url), migrate(url))
-    assert {before for before, _ in both} == {"", REVISIONS[-1]}
+    assert {before for before, _ in both} == {"", SCHEMA.head}
     async with open_database(url):
         pass
 

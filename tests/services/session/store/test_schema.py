@@ -9,21 +9,12 @@ from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
-from alembic.config import Config
 from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, inspect, text
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.errors import SchemaRevisionError, UnavailableError
-from services.session.store.schema import (
-    MIGRATIONS,
-    REVISIONS,
-    VERSION_TABLE,
-    migrate,
-    open_database,
-    upgrade,
-)
+from services.session.store.schema import SCHEMA, migrate, open_database
 from services.session.store.sqlite import open_sqlite
 from services.session.store.tables import metadata
 from tests.servers import PostgresServer
@@ -47,16 +38,11 @@ CONVERSATION, ANSWER = (
 )
 
 
-def test_revisions_match_the_migration_files() -> None:
-    config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
-    script = ScriptDirectory.from_config(config)
-    assert tuple(found.revision for found in script.walk_revisions())[::-1] == REVISIONS
-
-
 async def test_migrated_schema_equals_the_table_definitions(home: Home) -> None:
     def differences(connection: Connection) -> list[Any]:
-        context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+        context = MigrationContext.configure(
+            connection, opts={"version_table": SCHEMA.revision_table}
+        )
         return list(compare_metadata(context, metadata))
 
     async with open_database(home.database_url, LIMITS) as database:
@@ -87,7 +73,7 @@ async def test_failed_migration_leaves_the_file_unchanged(sqlite_home: Home) -> 
     write_first_version(sqlite_home, "CREATE TABLE relay_lease (in_the_way INTEGER)")
     async with open_sqlite(sqlite_home.database_url, 1) as database:
         with pytest.raises(UnavailableError):
-            await database.erase(upgrade)
+            await database.erase(SCHEMA.upgrade)
         tables = await database.read(lambda connection: set(inspect(connection).get_table_names()))
         columns = await database.read(
             lambda connection: {c["name"] for c in inspect(connection).get_columns("outbox")}
@@ -100,10 +86,10 @@ async def test_concurrent_migrations_create_one_schema(postgres: PostgresServer)
     url = (await asyncio.to_thread(postgres.database)).url()
     await asyncio.gather(*(migrate(url) for _ in range(4)))
     async with open_database(url, LIMITS) as database:
-        query = text(f"SELECT version_num FROM {VERSION_TABLE}")
+        query = text(f"SELECT version_num FROM {SCHEMA.revision_table}")
         assert await database.read(
             lambda connection: connection.execute(query).scalars().all()
-        ) == [REVISIONS[-1]]
+        ) == [SCHEMA.head]
 
 
 async def test_start_without_migrations_does_not_import_alembic(sqlite_home: Home) -> None:
@@ -130,7 +116,7 @@ async def test_outdated_postgres_schema_is_refused_with_the_migration_command(
 ) -> None:
     home = Home(tmp_path, (await asyncio.to_thread(postgres.database)).url())
     with refused(
-        SchemaRevisionError, field="database_url", reason="MISMATCH", limit=REVISIONS[-1]
+        SchemaRevisionError, field="database_url", reason="MISMATCH", limit=SCHEMA.head
     ) as caught:
         async with open_database(home.database_url, LIMITS):
             pass
@@ -144,7 +130,7 @@ async def test_outdated_postgres_schema_is_refused_with_the_migration_command(
 async def test_schema_of_a_later_version_is_served(home: Home) -> None:
     """Replicas of the previous version continue to serve during a rollout."""
     async with open_database(home.database_url, LIMITS) as database:
-        later = text(f"UPDATE {VERSION_TABLE} SET version_num = '9999'")
+        later = text(f"UPDATE {SCHEMA.revision_table} SET version_num = '9999'")
         await database.write(lambda connection: connection.execute(later))
     async with session_service(home) as stub:
         await talk(stub, "hello", "hi")

@@ -1,4 +1,7 @@
-"""Alembic environment: runs migrations on the connection and transaction of `schema.upgrade`."""
+"""Entry point of Alembic: run the migrations on the connection of `Schema.upgrade`.
+
+The only module with an effect on import, as Alembic requires.
+"""
 
 from alembic import context
 

@@ -1,0 +1,1 @@
+"""Databases of the services: settings, URLs, and the schema with its migrations."""

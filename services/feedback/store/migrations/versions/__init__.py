@@ -1,4 +1,0 @@
-"""Migration steps.
-
-Each step describes the tables of its time and shares no code with tables.py.
-"""

@@ -1,1 +1,0 @@
-"""Migrations of the gateway's database: one file per change, applied in order, never edited."""

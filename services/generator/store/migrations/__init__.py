@@ -1,1 +1,0 @@
-"""The generator's database, step by step; run by `python -m services.generator migrate`."""
