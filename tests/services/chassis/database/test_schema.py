@@ -163,9 +163,11 @@ def test_migration_locks_a_file_before_it_reads_the_revision(
     with engine.connect() as first, engine.connect() as second:
         first.begin()
         parrots.upgrade(first)
+        first.commit()
+        first.exec_driver_sql("BEGIN IMMEDIATE")
         second.begin()
         with pytest.raises(OperationalError, match="locked"):
             parrots.upgrade(second)
-        first.commit()
+        first.rollback()
         assert parrots.upgrade(second) == ("0002", "0002")
     engine.dispose()

@@ -1,5 +1,6 @@
 """URLs of databases: hidden passwords, and files of SQLite that only their owner reads."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,10 @@ def test_existing_file_is_unchanged(tmp_path: Path) -> None:
     file = tmp_path / "a.db"
     file.write_bytes(b"content")
     file.chmod(0o640)
+    os.utime(file, (0, 0))
     create_private_file(f"sqlite:///{file}")
     assert (file.read_bytes(), file.stat().st_mode & 0o777) == (b"content", 0o640)
+    assert file.stat().st_mtime == 0
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,11 @@ def test_the_migrations_create_the_tables_of_the_code(tmp_path: Path) -> None:
     engine.dispose()
 
 
+def test_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    open_database(f"sqlite:///{tmp_path}/made/ledger.db").dispose()
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "made").iterdir()} == {0o600}
+
+
 def test_a_database_that_is_up_to_date_starts_without_alembic(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     open_database(url).dispose()

@@ -82,6 +82,12 @@ async def test_failed_migration_leaves_the_file_unchanged(sqlite_home: Home) -> 
     assert columns == {"id", "conversation_id", "refused", "payload"}
 
 
+async def test_sqlite_files_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    async with open_database(f"sqlite:///{tmp_path}/made/sessions.db", LIMITS):
+        modes = {file.stat().st_mode & 0o777 for file in (tmp_path / "made").iterdir()}
+    assert modes == {0o600}
+
+
 async def test_concurrent_migrations_create_one_schema(postgres: PostgresServer) -> None:
     url = (await asyncio.to_thread(postgres.database)).url()
     await asyncio.gather(*(migrate(url) for _ in range(4)))
