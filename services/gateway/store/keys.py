@@ -1,7 +1,7 @@
 """Tables of API keys in the gateway's database, and the store on them.
 
 A key is found by hash in one parameterised query. A change of the tables requires a new file in
-migrations/versions and a new entry in database.REVISIONS.
+migrations.
 """
 
 from collections.abc import Callable, Mapping, Sequence
