@@ -84,7 +84,9 @@ def test_only_different_settings_and_figures_are_listed(run: Run, tmp_path: Path
     names = [row.name for row in compared.figures]
     assert names[:2] == ["held_out_loss", "loss"]
     assert all(row.differs for row in compared.figures)
-    assert values(compared.costs).keys() >= {"time", "tokens per second"}
+    # The files have different numbers of rows. Times and speeds may be shown as equal.
+    assert "steps" in values(compared.costs)
+    assert all(row.differs for row in compared.costs)
     assert {line.name for line in compared.curves.first[0].lines} == {"a", "b"}
     # The held-out rows of the two files are not the same.
     assert "data_path" in compared.caution
