@@ -341,7 +341,7 @@ def workers_hardware(options: argparse.Namespace) -> Hardware:
     device = options.device or AUTO_DEVICE
     gpus = options.gpus_per_worker
     if gpus is None:
-        gpus = gpus_for_each(most) if device == "auto" else 0
+        gpus = gpus_for_each(most) if device == AUTO_DEVICE else 0
     return replace(hardware_of(options, most, gpus, device), fewest=fewest)
 
 

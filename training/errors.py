@@ -5,6 +5,7 @@ They mean that the input is wrong, not the code.
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -93,6 +94,13 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     longer = [name for name in by_letters if len(letters) > 1 and name.startswith(letters)]
     found = longer or get_close_matches(letters, by_letters, n=1)
     return f"; did you mean {by_letters[found[0]]}?" if found else ""
+
+
+class Renamed(argparse.Action):
+    """Earlier spelling of an option: an error that names the present one, in `const`."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *called: object) -> None:
+        parser.error(f"{called[-1]} is now {self.const}")
 
 
 def _letters(name: str) -> str:

@@ -130,8 +130,9 @@ def write_shards(
             for batch in batches(read_identified(file), lambda one: len(one[0]), BATCH_BYTES):
                 tokens = encode([text for text, _ in batch])
                 for (text, identifier), ids in zip(batch, tokens, strict=True):
-                    held = holds_out(text, config.held_out_fraction, config.seed)
-                    splits[HELD_OUT if held else TRAIN].add(ids, len(text.encode()), identifier)
+                    content = text.encode()
+                    held = holds_out(content, config.held_out_fraction, config.seed)
+                    splits[HELD_OUT if held else TRAIN].add(ids, len(content), identifier)
                 on_progress(_progress(sizes, done, splits))
         on_progress(_progress(sizes, len(sizes), splits))
     counts = {name: split.counts for name, split in splits.items()}
@@ -147,9 +148,9 @@ def write_shards(
     )
 
 
-def holds_out(text: str, fraction: float, seed: int = 0) -> bool:
-    """Return True for a text that shards with this fraction and seed hold out."""
-    return is_held_out(hashlib.sha256(text.encode()).hexdigest(), fraction, seed)
+def holds_out(content: bytes, fraction: float, seed: int = 0) -> bool:
+    """Return True if shards with this fraction and seed hold out the text with this content."""
+    return is_held_out(hashlib.sha256(content).hexdigest(), fraction, seed)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.decoding.config import DEFAULT_MAX_TOKENS, MAX_TOKENS, Task
+from training.errors import Renamed
 from training.runtime.context import DEVICE_HELP, Machine
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         default=Task.CHAT,
         help="sampling parameters of a task, as in serving (default: chat)",
     )
-    parser.add_argument("--task", action=_Renamed, const="--preset", help=argparse.SUPPRESS)
+    parser.add_argument("--task", action=Renamed, const="--preset", help=argparse.SUPPRESS)
     parser.add_argument(
         "--temperature",
         type=float,
@@ -132,13 +133,6 @@ def _typed(path: Path) -> str:
     if short.startswith(os.pardir):
         return str(path.absolute())
     return short if os.sep in short else f"{os.curdir}{os.sep}{short}"
-
-
-class _Renamed(argparse.Action):
-    """Refuse an option that has another name now (`const`)."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        parser.error(f"{self.option_strings[0]} is now {self.const}")
 
 
 def _generate(options: argparse.Namespace) -> int:

@@ -113,13 +113,8 @@ class BeamConfig:
                 field="length_penalty",
                 reason="NOT_FINITE",
             )
-        if not 0 < self.repetition_penalty < math.inf:
-            raise DecodingError(
-                f"repetition_penalty: {self.repetition_penalty:g} is not above 0",
-                field="repetition_penalty",
-                reason="OUT_OF_RANGE",
-                limit="above 0",
-            )
+        penalty = self.repetition_penalty
+        _check_range("repetition_penalty", penalty, 0 < penalty < math.inf, "above 0")
 
 
 def check_max_tokens(max_tokens: int | None) -> None:

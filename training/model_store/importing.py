@@ -246,7 +246,7 @@ def _manifest(
             "source": source.name,
             SOURCE_FILES: {file.name: draft.files[file.name] for file in files},
             **chosen,
-            **({} if is_hybrid else {THINKING: None}),
+            THINKING: chosen[THINKING] if is_hybrid else None,
         },
         report={
             "family": description.family,
@@ -264,10 +264,11 @@ def _hash(template: str) -> str | None:
 def _write_template(folder: Path, template: str) -> None:
     """Replace the chat template where servers and trainer read it."""
     file, tokenizer = folder / TEMPLATE, folder / TOKENIZER_CONFIG
-    if file.is_file():
+    if file.is_file() and file.read_text() != template:
         file.write_text(template)
     settings = read_object(tokenizer) if tokenizer.is_file() else {}
-    tokenizer.write_text(json.dumps({**settings, "chat_template": template}, indent=2) + "\n")
+    if settings.get("chat_template") != template:
+        tokenizer.write_text(json.dumps({**settings, "chat_template": template}, indent=2) + "\n")
 
 
 def _set_thinking(folder: Path, thinking: bool, say: Say) -> bool:
@@ -287,10 +288,7 @@ def _set_thinking(folder: Path, thinking: bool, say: Say) -> bool:
     elif START in template:
         say(f"thinking: the template mentions {START} and has no switch; users may see thoughts")
     written = with_thinking(template, thinking)
-    if settings.get("chat_template") != written:
-        tokenizer.write_text(json.dumps({**settings, "chat_template": written}, indent=2) + "\n")
-    if file.is_file() and written != template:
-        file.write_text(written)
+    _write_template(folder, written)
     return is_hybrid
 
 

@@ -210,13 +210,6 @@ def add_workers(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Renamed(argparse.Action):
-    """Earlier spelling of an option: an error that names the present one, in `const`."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *called: object) -> None:
-        parser.error(f"{called[-1]} is now {self.const}")
-
-
 class FieldsHelp(argparse.Action):
     """Help action that also lists the fields of a config, which `const` returns on demand."""
 

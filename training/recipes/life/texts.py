@@ -89,7 +89,7 @@ def held_out_urls(clean: Path) -> set[str]:
     held = {
         row["id"]: row["url"]
         for row in documents(clean)
-        if holds_out(row["text"], HELD_OUT_FRACTION)
+        if holds_out(row["text"].encode(), HELD_OUT_FRACTION)
     }
     duplicates = (Stage.EXACT_DUPLICATE, Stage.NEAR_DUPLICATE)
     urls = set(held.values())

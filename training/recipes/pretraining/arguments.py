@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.data.corpus import TEXTS_HELP
-from training.recipes.custom.arguments import WORK_HELP, FieldsHelp, Renamed, add_workers
+from training.errors import Renamed
+from training.recipes.custom.arguments import WORK_HELP, FieldsHelp, add_workers
 from training.recipes.pretraining.shapes import (
     add_options,
     check_weights,

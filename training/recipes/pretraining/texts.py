@@ -141,7 +141,7 @@ def check_held_out(files: Sequence[Path], is_optional: bool) -> None:
     """
     count = 0
     for text in chain.from_iterable(map(read_texts_of, files)):
-        if holds_out(text, HELD_OUT_FRACTION):
+        if holds_out(text.encode(), HELD_OUT_FRACTION):
             return
         count += 1
     raise nothing_held_out(count, HELD_OUT_FRACTION, is_optional)

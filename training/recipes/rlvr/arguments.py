@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from training.errors import Renamed
 from training.recipes.custom.arguments import (
     SET_OF_POLICY,
     FieldsHelp,
-    Renamed,
     add_model,
     add_running,
 )

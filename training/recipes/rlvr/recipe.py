@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from training.cluster.group import Group
-from training.errors import ConfigError
 from training.optim.config import OptimizerConfig
 from training.recipes.custom.assignments import listed, parsed, settable
 from training.recipes.custom.commands import checked_model, checked_name
 from training.recipes.custom.recipe_file import FIXED
 from training.rl.config import KlConfig
 from training.runtime.context import Lineage, Machine
+from training.runtime.ranges import Range, check_range
 from training.stages.policy_config import GrpoConfig, PpoConfig
 from training.verification.tasks.catalogue import ItemRequest
 
@@ -108,14 +108,7 @@ def checked_run(options: argparse.Namespace) -> tuple[str, Group]:
             the task or the model cannot be used, or a field cannot be assigned.
     """
     for name in COUNTS:
-        if getattr(options, name) < 1:
-            option = name.replace("_", "-")
-            raise ConfigError(
-                f"{option}: {getattr(options, name)} is not at least 1",
-                field=option,
-                reason="OUT_OF_RANGE",
-                limit="at least 1",
-            )
+        check_range(name.replace("_", "-"), getattr(options, name), Range(1))
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     model = checked_model(options.model)
