@@ -215,7 +215,7 @@ def run_benchmarks(
     restart: bool = False,
     decoding: Decoding | None = None,
 ) -> list[Evaluated]:
-    """Evaluate a model on benchmarks and store the scores; see `runner.evaluate`.
+    """Evaluate a model on benchmarks and store the scores; see `runner.Run`.
 
     Args:
         restart: discard finished items, and replace scores of another model of this name.
@@ -227,8 +227,8 @@ def run_benchmarks(
     from training.benchmarks.code_tasks import LIMITS, Decoding, read_items
     from training.benchmarks.data import rows
     from training.benchmarks.language_model import EndpointModel
+    from training.benchmarks.runner import Run, evaluate_code
     from training.benchmarks.runner import evaluate as evaluate_texts
-    from training.benchmarks.runner import evaluate_code
     from training.verification.sandbox.runs import open_sandbox
 
     sandbox = cache(partial(open_sandbox, os.environ, LIMITS))
@@ -245,25 +245,19 @@ def run_benchmarks(
             tasks = [decoding.task(b.name) if b.name in CODE else b.name for b in benchmarks]
             store.require_model(model.version, tasks, model.source, model.model_sha256)
         stack.enter_context(resumable())
+        run = Run(
+            model.version, store, model.digest, limit, restart, model.source, model.model_sha256
+        )
         for benchmark in benchmarks:
-            options_of_run = (
-                model.digest,
-                model.version,
-                store,
-                limit,
-                restart,
-                _progress(benchmark.name),
-                model.source,
-                model.model_sha256,
-            )
+            report = _progress(benchmark.name)
             if benchmark.name in CODE:
                 items = read_items(benchmark.name, rows(benchmark.name))
                 done = evaluate_code(
-                    benchmark, items, language_model, sandbox(), *options_of_run, decoding
+                    benchmark, items, language_model, sandbox(), run, report, decoding
                 )
             else:
                 parts = load(benchmark, judge)
-                done = evaluate_texts(benchmark, parts, language_model, *options_of_run)
+                done = evaluate_texts(benchmark, parts, language_model, run, report)
             found.append(done)
             _note(done)
     return found

@@ -38,6 +38,10 @@ Progress = Callable[[int, int, float], None]
 """Called with finished items, all items, and the seconds so far."""
 
 
+def no_progress(done: int, of: int, seconds: float) -> None:
+    """Report nothing."""
+
+
 class JournalError(DetailedError, ValueError):
     """The journal of an interrupted evaluation belongs to another model, item list or prompts."""
 
@@ -52,6 +56,30 @@ class Question:
     part: Part
     place: int
     requests: Sequence[Instance]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Settings of an evaluation that hold for all benchmarks.
+
+    Args:
+        version: name under which the scores are stored.
+        store: receives the scores; `ScoreStore.offer` decides on the replacement of a stored one.
+        model: hash that differs between models of the same name.
+        limit: number of items of each benchmark; None for all.
+        restart: discard the finished items of an earlier evaluation, and replace its score, also
+            that of another model of this name.
+        source: of the scores; WEIGHTS or ENDPOINT.
+        model_sha256: stored with the scores.
+    """
+
+    version: str
+    store: ScoreStore
+    model: str
+    limit: int | None = None
+    restart: bool = False
+    source: str = WEIGHTS
+    model_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -181,33 +209,17 @@ def evaluate(
     benchmark: Benchmark,
     parts: Sequence[Part],
     model: EndpointModel,
-    identity_of_model: str,
-    version: str,
-    store: ScoreStore,
-    limit: int | None = None,
-    restart: bool = False,
-    report: Progress = lambda done, of, seconds: None,
-    source: str = WEIGHTS,
-    model_sha256: str = "",
+    run: Run,
+    report: Progress = no_progress,
 ) -> Evaluated:
     """Evaluate a model on a benchmark and store the score.
-
-    `ScoreStore.offer` decides on the replacement of a stored score.
-
-    Args:
-        identity_of_model: hash that differs between models of the same name.
-        source: of the score; WEIGHTS or ENDPOINT.
-        model_sha256: stored with the score.
-        limit: number of items; None for all.
-        restart: discard the finished items of an earlier evaluation, and replace its score, also
-            that of another model of this name.
 
     Raises:
         JournalError: finished items belong to another model, item list or prompts.
         EndpointError: the endpoint stopped answering; finished items are kept.
         RefusedError: the endpoint refused a request.
     """
-    asked = {question.id: question for question in questions(parts, limit)}
+    asked = {question.id: question for question in questions(parts, run.limit)}
     prompts = (
         json.dumps([request.request_type, request.args])
         for question in asked.values()
@@ -222,15 +234,11 @@ def evaluate(
     return _evaluate(
         benchmark,
         {item: question.part.name for item, question in asked.items()},
-        Identity(identity_of_model, _sha256(asked), _sha256(prompts)),
-        version,
-        store,
+        Identity(run.model, _sha256(asked), _sha256(prompts)),
         len(asked) == sum(len(part.items) for part in parts),
-        restart,
+        run,
         compute,
         report,
-        source,
-        model_sha256,
     )
 
 
@@ -245,14 +253,8 @@ def evaluate_code(
     items: Sequence[CodeItem],
     model: WindowedCompleter,
     sandbox: Runner,
-    identity_of_model: str,
-    version: str,
-    store: ScoreStore,
-    limit: int | None = None,
-    restart: bool = False,
-    report: Progress = lambda done, of, seconds: None,
-    source: str = WEIGHTS,
-    model_sha256: str = "",
+    run: Run,
+    report: Progress = no_progress,
     decoding: Decoding | None = None,
 ) -> Evaluated:
     """Evaluate a model on a benchmark whose answers are programs.
@@ -261,7 +263,7 @@ def evaluate_code(
     The breakdown of several samples is pass@k.
 
     Args:
-        sandbox: runs the programs; other arguments are as in `evaluate`.
+        sandbox: runs the programs.
         decoding: greedy by default. Scores of samples are stored as a task of their own.
 
     Raises:
@@ -270,7 +272,7 @@ def evaluate_code(
     """
     decoding = decoding or Decoding()
     by_id = {item.item: item for item in items}
-    asked = select(list(by_id), limit)
+    asked = select(list(by_id), run.limit)
     is_greedy = decoding.samples == 1
     prompts = [json.dumps([by_id[item].prompt, by_id[item].tests]) for item in asked]
     if not is_greedy:
@@ -286,15 +288,11 @@ def evaluate_code(
     return _evaluate(
         replace(benchmark, name=decoding.task(benchmark.name)),
         dict.fromkeys(asked, ""),
-        Identity(identity_of_model, _sha256(asked), _sha256(prompts)),
-        version,
-        store,
+        Identity(run.model, _sha256(asked), _sha256(prompts)),
         len(asked) == len(by_id),
-        restart,
+        run,
         compute,
         report,
-        source,
-        model_sha256,
         lambda shares: {} if is_greedy else pass_rates(shares, decoding.samples),
         max(1, CHUNK_ITEMS // decoding.samples),
     )
@@ -304,14 +302,10 @@ def _evaluate(
     benchmark: Benchmark,
     asked: Mapping[str, str],
     identity: Identity,
-    version: str,
-    store: ScoreStore,
     is_complete: bool,
-    restart: bool,
+    run: Run,
     compute: Callable[[Sequence[str]], tuple[dict[str, float], int]],
     report: Progress,
-    source: str,
-    model_sha256: str,
     more: Callable[[Sequence[float]], dict[str, float]] = lambda values: {},
     chunk_items: int = CHUNK_ITEMS,
 ) -> Evaluated:
@@ -324,9 +318,9 @@ def _evaluate(
         chunk_items: number of items between two writes of the journal.
     """
     suffix = "" if is_complete else f".{len(asked)}"
-    suffix += f".{ENDPOINT}" if source == ENDPOINT else ""
-    path = store.folder(version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
-    journal = Journal(path, identity, restart)
+    suffix += f".{ENDPOINT}" if run.source == ENDPOINT else ""
+    path = run.store.folder(run.version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
+    journal = Journal(path, identity, run.restart)
     waiting = [item for item in asked if item not in journal.values]
     for start in range(0, len(waiting), chunk_items):
         began = time.monotonic()
@@ -339,7 +333,7 @@ def _evaluate(
     for item in items:
         by_part[asked[item.item]].append(item.value)
     score = TaskScore(
-        version=version,
+        version=run.version,
         task=benchmark.name,
         metric=benchmark.metric,
         value=estimate.value,
@@ -353,10 +347,10 @@ def _evaluate(
         finished=now(),
         breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name}
         | more([item.value for item in items]),
-        source=source,
-        model_sha256=model_sha256,
+        source=run.source,
+        model_sha256=run.model_sha256,
     )
-    note = store.offer(score, items, replace_model=restart)
+    note = run.store.offer(score, items, replace_model=run.restart)
     return Evaluated(score, items, len(asked) - len(waiting), journal.shortened, note)
 
 

@@ -8,7 +8,7 @@ import pytest
 from training.artifacts.scores import ScoreStore
 from training.benchmarks.language_model import EndpointModel
 from training.benchmarks.models import ModelChoice, opened
-from training.benchmarks.runner import evaluate
+from training.benchmarks.runner import Run, evaluate
 from training.benchmarks.tasks import BENCHMARKS, load
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +29,10 @@ def test_scores_of_nano_equal_those_of_the_transformers_backend(
     parts = load(BENCHMARKS[name], lambda expected, response: 0.0)
     with opened(ModelChoice(str(NANO), tmp_path)) as model:
         ours = evaluate(
-            BENCHMARKS[name], parts, EndpointModel(model), "", "ours", ScoreStore(tmp_path), ITEMS
+            BENCHMARKS[name],
+            parts,
+            EndpointModel(model),
+            Run("ours", ScoreStore(tmp_path), "", ITEMS),
         )
         # Model servers reserve a token of the window, and HFLM adds one to its limit.
         limit = model.window_tokens - 2
@@ -37,7 +40,9 @@ def test_scores_of_nano_equal_those_of_the_transformers_backend(
         pretrained=str(NANO), device="cpu", dtype="float32", batch_size=1, max_length=limit
     )
     theirs.shortened = 0
-    reference = evaluate(BENCHMARKS[name], parts, theirs, "", "theirs", ScoreStore(tmp_path), ITEMS)
+    reference = evaluate(
+        BENCHMARKS[name], parts, theirs, Run("theirs", ScoreStore(tmp_path), "", ITEMS)
+    )
 
     assert len(ours.items) == ITEMS
     assert list(ours.items) == list(reference.items)

@@ -28,6 +28,7 @@ from training.benchmarks.runner import (
     CHUNK_ITEMS,
     Evaluated,
     JournalError,
+    Run,
     evaluate,
     evaluate_code,
 )
@@ -94,7 +95,8 @@ def run(
     model: Any, parts: list[Part], root: Path, name: str = "openbookqa", **options: Any
 ) -> Evaluated:
     digest = options.pop("digest", "digest")
-    return evaluate(BENCHMARKS[name], parts, model, digest, "fake-1", ScoreStore(root), **options)
+    settings = Run("fake-1", ScoreStore(root), digest, **options)
+    return evaluate(BENCHMARKS[name], parts, model, settings)
 
 
 def gold_model(benchmark: Benchmark, parts: Sequence[Part]) -> KnownModel:
@@ -269,9 +271,8 @@ def test_reference_solutions_of_humaneval_pass(tmp_path: Path, sandbox: Sandbox)
     with fake_model_server(answer=answers.__getitem__) as server:
         endpoint = Endpoint(server.url, "fake-1", KEY)
         model = EndpointModel(EvaluatedModel("fake-1", endpoint, 4096, "digest"))
-        found = evaluate_code(
-            BENCHMARKS["humaneval"], items, model, sandbox, "digest", "fake-1", store, limit=4
-        )
+        settings = Run("fake-1", store, "digest", limit=4)
+        found = evaluate_code(BENCHMARKS["humaneval"], items, model, sandbox, settings)
 
     assert found.score.value == 1.0
     assert (found.score.metric, found.score.is_complete) == ("pass@1", False)
@@ -293,7 +294,8 @@ def test_samples_give_pass_at_k_beside_the_greedy_score(tmp_path: Path, sandbox:
     with fake_model_server(answer=answer) as server:
         endpoint = Endpoint(server.url, "fake-1", KEY)
         model = EndpointModel(EvaluatedModel("fake-1", endpoint, 4096, "digest"))
-        arguments = (BENCHMARKS["humaneval"], items, model, sandbox, "digest", "fake-1", store)
+        settings = Run("fake-1", store, "digest")
+        arguments = (BENCHMARKS["humaneval"], items, model, sandbox, settings)
         greedy = evaluate_code(*arguments)
         asked.clear()
         found = evaluate_code(*arguments, decoding=Decoding(4, 0.8))
@@ -320,10 +322,7 @@ def test_code_prompts_are_shortened_to_the_window(
         items,
         model,
         sandbox,
-        "digest",
-        "fake-1",
-        ScoreStore(tmp_path),
-        limit=2,
+        Run("fake-1", ScoreStore(tmp_path), "digest", limit=2),
         decoding=Decoding(samples, 0.0 if samples == 1 else 0.8),
     )
     assert (found.score.items, found.shortened) == (2, 2)
