@@ -16,7 +16,14 @@ from typing import Any
 from training.artifacts.lineage import erased_versions
 from training.artifacts.manifest import Manifest, hash_files, plain
 from training.artifacts.registry import VersionStage
-from training.artifacts.scores import WEIGHTS, ScoreError, ScoreStore, TaskScore, require_comparable
+from training.artifacts.scores import (
+    WEIGHTS,
+    ScoredModel,
+    ScoreError,
+    ScoreStore,
+    TaskScore,
+    require_comparable,
+)
 from training.benchmarks.commands import run_benchmarks
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import BENCHMARKS
@@ -261,12 +268,11 @@ def measure_tasks(run: LoopRun) -> None:
             runner = open_sandbox(os.environ) if Kind.KNOWLEDGE in kinds else None
             answerer = model.answer_greedily
             measured = measure(
-                version,
+                ScoredModel(version, sha256=model_sha256),
                 answerer,
                 kinds,
                 sandbox=runner,
                 complete_kinds=kinds,
-                model_sha256=model_sha256,
             )
             write_scores(store, measured, replace_model=True)
         choice = ModelChoice(str(directory), run.env.state, version=version)

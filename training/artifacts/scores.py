@@ -31,6 +31,22 @@ class ScoreError(DetailedError, ValueError):
 
 
 @dataclass(frozen=True)
+class ScoredModel:
+    """Model of which scores are stored.
+
+    Attributes:
+        version: name under which the scores are stored.
+        source: of the scores, WEIGHTS or ENDPOINT.
+        sha256: hash of the model's files, or of its description by the endpoint; "" for a directory
+            without a manifest.
+    """
+
+    version: str
+    source: str = WEIGHTS
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
 class ItemScore:
     """Result of one item.
 
@@ -60,9 +76,8 @@ class TaskScore:
         seconds: wall time of the evaluation.
         finished: time in ISO 8601, UTC.
         breakdown: values of parts of the task, for example of MMLU's subjects.
-        source: WEIGHTS or ENDPOINT; scores of different sources are not comparable.
-        model_sha256: hash of the model's files, or of its description by the endpoint; "" in scores
-            of earlier releases and of directories without a manifest.
+        source, model_sha256: those of the ScoredModel; the hash is "" in scores of earlier
+            releases.
     """
 
     version: str
@@ -123,7 +138,8 @@ class ScoreStore:
         known = self.score(score.version, score.task)
         if known is not None:
             obstacle = _obstacle(known, score)
-            if not replace_model and _is_other_model(known, score.source, score.model_sha256):
+            model = ScoredModel(score.version, score.source, score.model_sha256)
+            if not replace_model and _is_other_model(known, model):
                 obstacle = "a score of another model is stored"
             if obstacle:
                 return f"{NOT_STORED}, because {obstacle} for {score.version}"
@@ -149,20 +165,18 @@ class ScoreStore:
         path = self.folder(version, task) / f"{task}.json"
         return _read(path) if path.exists() else None
 
-    def require_model(
-        self, version: str, tasks: Iterable[str], source: str, model_sha256: str
-    ) -> None:
+    def require_model(self, model: ScoredModel, tasks: Iterable[str]) -> None:
         """Check before a measurement that its scores would not replace those of another model.
 
         Raises:
             ScoreError: another model has a score of one of the tasks under this name.
         """
         for task in tasks:
-            known = self.score(version, task)
-            if known is not None and _is_other_model(known, source, model_sha256):
+            known = self.score(model.version, task)
+            if known is not None and _is_other_model(known, model):
                 raise ScoreError(
-                    f"version: another model has a score of {task} under the name {version}; "
-                    "choose another name with --version",
+                    f"version: another model has a score of {task} under the name "
+                    f"{model.version}; choose another name with --version",
                     field="version",
                     reason="CONFLICT",
                     limit="a name without scores of another model",
@@ -205,9 +219,9 @@ def _read(path: Path) -> TaskScore:
         raise ScoreError(f"{path} is not a score", field=path.name) from error
 
 
-def _is_other_model(known: TaskScore, source: str, model_sha256: str) -> bool:
+def _is_other_model(known: TaskScore, model: ScoredModel) -> bool:
     # Hashes of weights and of descriptions cannot be compared.
-    return known.source == source and known.model_sha256 not in ("", model_sha256)
+    return known.source == model.source and known.model_sha256 not in ("", model.sha256)
 
 
 def _obstacle(known: TaskScore, score: TaskScore) -> str:

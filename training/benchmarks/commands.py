@@ -241,13 +241,12 @@ def run_benchmarks(
         judge = stack.enter_context(_MathJudge())
         model = distinguish(stack.enter_context(opened(choice)), store.root)
         language_model = EndpointModel(model)
+        scored = model.scored()
         if not restart:
             tasks = [decoding.task(b.name) if b.name in CODE else b.name for b in benchmarks]
-            store.require_model(model.version, tasks, model.source, model.model_sha256)
+            store.require_model(scored, tasks)
         stack.enter_context(resumable())
-        run = Run(
-            model.version, store, model.digest, limit, restart, model.source, model.model_sha256
-        )
+        run = Run(scored, model.digest, store, limit, restart)
         for benchmark in benchmarks:
             report = _progress(benchmark.name)
             if benchmark.name in CODE:

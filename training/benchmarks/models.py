@@ -12,7 +12,7 @@ from pathlib import Path
 
 from training.artifacts.manifest import MANIFEST, hash_files
 from training.artifacts.registry import VERSION, Registry
-from training.artifacts.scores import ENDPOINT, WEIGHTS
+from training.artifacts.scores import ENDPOINT, WEIGHTS, ScoredModel
 from training.errors import ConfigError
 from training.model.fields import check_model_directory
 from training.runs import write_json
@@ -84,15 +84,11 @@ class EvaluatedModel:
     digest: str
     directory: Path | None = None
 
-    @property
-    def model_sha256(self) -> str:
-        """Return the hash that is stored with the scores."""
-        return self.digest if self.directory is None else hash_files(self.directory)
-
-    @property
-    def source(self) -> str:
-        """Return the source of the model's scores."""
-        return ENDPOINT if self.directory is None else WEIGHTS
+    def scored(self) -> ScoredModel:
+        """Return the name, source and hash of the scores; reads the files of a directory."""
+        if self.directory is None:
+            return ScoredModel(self.version, ENDPOINT, self.digest)
+        return ScoredModel(self.version, WEIGHTS, hash_files(self.directory))
 
 
 @contextmanager

@@ -10,13 +10,12 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from training.artifacts.manifest import MANIFEST, hash_files, read_manifest
-from training.artifacts.scores import ENDPOINT, TASK, WEIGHTS, TaskScore
+from training.artifacts.scores import TASK, ScoredModel, TaskScore
 from training.benchmarks.commands import model_arguments, model_choice, score_store
 from training.benchmarks.models import URL, ModelChoice, opened
 from training.benchmarks.perplexity import (
@@ -42,15 +41,6 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 MIN_DOCUMENTS = 2  # for a standard error
-
-
-@dataclass(frozen=True)
-class NamedScorer:
-    """A model with the name under which its scores are stored."""
-
-    version: str
-    scorer: TokenScorer
-    model_sha256: str
 
 
 def describe(commands: Commands, state: argparse.ArgumentParser) -> None:
@@ -127,13 +117,11 @@ def perplexity(options: argparse.Namespace) -> int:
         print(skipped, file=sys.stderr)
     check_task(options, len(documents))
     began = time.monotonic()
-    source = ENDPOINT if URL.match(choice.model) else WEIGHTS
-    with _opened(choice, options.device) as model:
+    with _opened(choice, options.device) as (model, scorer):
         if options.store_as:
-            tasks = [options.store_as]
-            score_store(options).require_model(model.version, tasks, source, model.model_sha256)
-        windows = choose_windows(model.scorer, options.window, options.stride)
-        score = measure(model.scorer, documents, windows)
+            score_store(options).require_model(model, [options.store_as])
+        windows = choose_windows(scorer, options.window, options.stride)
+        score = measure(scorer, documents, windows)
     seconds = time.monotonic() - began
     size = f"{score.bytes:,} bytes, {score.tokens:,} tokens"
     print(f"model         {model.version}")
@@ -161,8 +149,8 @@ def perplexity(options: argparse.Namespace) -> int:
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             breakdown={**finite, "tokens": score.tokens, "bytes": score.bytes},
-            source=source,
-            model_sha256=model.model_sha256,
+            source=model.source,
+            model_sha256=model.sha256,
         )
         items = [document.as_item() for document in score.documents]
         if note := score_store(options).offer(stored, items):
@@ -184,21 +172,20 @@ def figure_text(figure: Estimate) -> str:
 
 
 @contextmanager
-def _opened(choice: ModelChoice, device: str) -> Iterator[NamedScorer]:
+def _opened(choice: ModelChoice, device: str) -> Iterator[tuple[ScoredModel, TokenScorer]]:
     """Load the model of a directory or version, or connect to the URL, in the block."""
     if URL.match(choice.model):
         with opened(choice) as served:
-            scorer = EndpointScorer(served.endpoint, served.window_tokens)
-            yield NamedScorer(served.version, scorer, served.model_sha256)
+            yield served.scored(), EndpointScorer(served.endpoint, served.window_tokens)
         return
     directory = choice.directory()
     check_device(device)
     read_config(directory)
-    version, model_sha256 = directory.name, ""
+    version, sha256 = directory.name, ""
     if (directory / MANIFEST).is_file():
-        version, model_sha256 = read_manifest(directory).version, hash_files(directory)
+        version, sha256 = read_manifest(directory).version, hash_files(directory)
     # Imports torch, so directory and device are checked before.
     from training.benchmarks.local_model import LocalModel
 
-    model = LocalModel(directory, device)
-    yield NamedScorer(choice.version or version, model, model_sha256)
+    scored = ScoredModel(choice.version or version, sha256=sha256)
+    yield scored, LocalModel(directory, device)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from training.artifacts.scores import ENDPOINT, WEIGHTS, ItemScore, ScoreStore, TaskScore
+from training.artifacts.scores import ENDPOINT, ItemScore, ScoredModel, ScoreStore, TaskScore
 from training.benchmarks.code_tasks import CodeItem, Completer, Decoding, pass_rates
 from training.benchmarks.code_tasks import run as run_code
 from training.benchmarks.data import item_ids
@@ -63,23 +63,19 @@ class Run:
     """Settings of an evaluation that hold for all benchmarks.
 
     Args:
-        version: name under which the scores are stored.
+        model: whose scores are stored.
+        digest: hash that differs between models of the same name.
         store: receives the scores; `ScoreStore.offer` decides on the replacement of a stored one.
-        model: hash that differs between models of the same name.
         limit: number of items of each benchmark; None for all.
         restart: discard the finished items of an earlier evaluation, and replace its score, also
             that of another model of this name.
-        source: of the scores; WEIGHTS or ENDPOINT.
-        model_sha256: stored with the scores.
     """
 
-    version: str
+    model: ScoredModel
+    digest: str
     store: ScoreStore
-    model: str
     limit: int | None = None
     restart: bool = False
-    source: str = WEIGHTS
-    model_sha256: str = ""
 
 
 @dataclass(frozen=True)
@@ -234,7 +230,7 @@ def evaluate(
     return _evaluate(
         benchmark,
         {item: question.part.name for item, question in asked.items()},
-        Identity(run.model, _sha256(asked), _sha256(prompts)),
+        Identity(run.digest, _sha256(asked), _sha256(prompts)),
         len(asked) == sum(len(part.items) for part in parts),
         run,
         compute,
@@ -288,7 +284,7 @@ def evaluate_code(
     return _evaluate(
         replace(benchmark, name=decoding.task(benchmark.name)),
         dict.fromkeys(asked, ""),
-        Identity(run.model, _sha256(asked), _sha256(prompts)),
+        Identity(run.digest, _sha256(asked), _sha256(prompts)),
         len(asked) == len(by_id),
         run,
         compute,
@@ -318,8 +314,10 @@ def _evaluate(
         chunk_items: number of items between two writes of the journal.
     """
     suffix = "" if is_complete else f".{len(asked)}"
-    suffix += f".{ENDPOINT}" if run.source == ENDPOINT else ""
-    path = run.store.folder(run.version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
+    suffix += f".{ENDPOINT}" if run.model.source == ENDPOINT else ""
+    path = (
+        run.store.folder(run.model.version, benchmark.name) / f".{benchmark.name}{suffix}.journal"
+    )
     journal = Journal(path, identity, run.restart)
     waiting = [item for item in asked if item not in journal.values]
     for start in range(0, len(waiting), chunk_items):
@@ -333,7 +331,7 @@ def _evaluate(
     for item in items:
         by_part[asked[item.item]].append(item.value)
     score = TaskScore(
-        version=run.version,
+        version=run.model.version,
         task=benchmark.name,
         metric=benchmark.metric,
         value=estimate.value,
@@ -347,8 +345,8 @@ def _evaluate(
         finished=now(),
         breakdown={name: math.fsum(found) / len(found) for name, found in by_part.items() if name}
         | more([item.value for item in items]),
-        source=run.source,
-        model_sha256=run.model_sha256,
+        source=run.model.source,
+        model_sha256=run.model.sha256,
     )
     note = run.store.offer(score, items, replace_model=run.restart)
     return Evaluated(score, items, len(asked) - len(waiting), journal.shortened, note)

@@ -65,20 +65,19 @@ def probes(options: argparse.Namespace) -> int:
     sandbox = _sandbox(kinds) if Kind.KNOWLEDGE in kinds else None
     with opened(choice) as found, resumable():
         model = distinguish(found, store.root)
-        store.require_model(model.version, tasks(kinds), model.source, model.model_sha256)
+        scored = model.scored()
+        store.require_model(scored, tasks(kinds))
         # Answers so far; another model of this name has another file.
         folder = options.state / "loop" / "evaluations" / model.version
         draft = folder / f".probes-{model.digest[:12]}.draft"
         measured = measure(
-            model.version,
+            scored,
             model.endpoint.chat,
             kinds,
             limit=options.limit,
             sandbox=sandbox,
             draft=draft,
             progress=_report,
-            source=model.source,
-            model_sha256=model.model_sha256,
         )
     notes = write_scores(store, measured)
     if not all(note.startswith(NOT_STORED) for note in notes.values()):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from training.artifacts.scores import WEIGHTS, ItemScore, ScoreStore, TaskScore
+from training.artifacts.scores import ItemScore, ScoredModel, ScoreStore, TaskScore
 from training.figures import clustered_mean
 from training.probes.items import Kind, ProbeError, ProbeItem, digest, items_of
 from training.probes.scoring import score
@@ -71,7 +71,7 @@ def tasks(kinds: Iterable[Kind] = tuple(Kind)) -> list[str]:
 
 
 def measure(
-    version: str,
+    model: ScoredModel,
     answerer: Answerer,
     kinds: Sequence[Kind] = tuple(Kind),
     prompts: Sequence[Conversation] = (),
@@ -80,8 +80,6 @@ def measure(
     draft: Path | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
     complete_kinds: Sequence[Kind] = tuple(Kind),
-    source: str = WEIGHTS,
-    model_sha256: str = "",
 ) -> list[Measured]:
     """Measure a model on kinds of probes, and its style on all of these answers.
 
@@ -95,8 +93,6 @@ def measure(
         progress: called with the number of answers and their total.
         complete_kinds: kinds of the full list of the style; the gate's list has only the kinds of
             its tasks.
-        source: of the scores; WEIGHTS or ENDPOINT.
-        model_sha256: stored with the scores.
 
     Raises:
         ProbeError: `limit` is too small, an item with code meets no sandbox, or the answerer does
@@ -116,7 +112,7 @@ def measure(
         scores = [ItemScore(item.id, score(item, said[item.id].text, sandbox)) for item in items]
         measured.append(
             _measured(
-                version,
+                model,
                 kind,
                 "as_expected",
                 scores,
@@ -124,8 +120,6 @@ def measure(
                 is_complete=limit is None,
                 seconds=seconds * len(items) / len(conversations),
                 breakdown=_breakdown(items, scores),
-                source=source,
-                model_sha256=model_sha256,
                 expected=[[item.expected, item.right, item.wrong] for item in items],
             )
         )
@@ -137,15 +131,13 @@ def measure(
     for figure, scores in styles.items():
         measured.append(
             _measured(
-                version,
+                model,
                 f"{STYLE}{figure}",
                 {"length": "tokens", "words": "words"}.get(figure, "share"),
                 scores,
                 conversations,
                 is_complete=limit is None and set(kinds) == set(complete_kinds),
                 seconds=seconds,
-                source=source,
-                model_sha256=model_sha256,
             )
         )
     return measured
@@ -257,15 +249,13 @@ def _breakdown(items: Sequence[ProbeItem], scores: Sequence[ItemScore]) -> dict[
 
 
 def _measured(
-    version: str,
+    model: ScoredModel,
     task: str,
     metric: str,
     scores: Sequence[ItemScore],
     conversations: Mapping[str, Conversation],
     is_complete: bool,
     seconds: float,
-    source: str,
-    model_sha256: str,
     breakdown: Mapping[str, float] | None = None,
     expected: object = None,
 ) -> Measured:
@@ -273,7 +263,7 @@ def _measured(
     estimate = clustered_mean([scored.value for scored in scores], names)
     asked = [[dict(message) for message in conversations[name]] for name in names]
     found = TaskScore(
-        version=version,
+        version=model.version,
         task=str(task),
         metric=metric,
         value=estimate.value,
@@ -285,8 +275,8 @@ def _measured(
         seconds=seconds,
         finished=now(),
         breakdown=breakdown or {},
-        source=source,
-        model_sha256=model_sha256,
+        source=model.source,
+        model_sha256=model.sha256,
     )
     if not math.isfinite(found.standard_error):
         raise ProbeError(

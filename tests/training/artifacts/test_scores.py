@@ -11,6 +11,7 @@ from training.artifacts.scores import (
     NOT_STORED,
     WEIGHTS,
     ItemScore,
+    ScoredModel,
     ScoreError,
     ScoreStore,
     TaskScore,
@@ -60,11 +61,13 @@ def test_score_of_another_model_is_replaced_only_on_demand(tmp_path: Path) -> No
     for foreign in (other, SCORE):
         assert store.offer(foreign, ITEMS).startswith(NOT_STORED)
         with refused(ScoreError, field="version", reason="CONFLICT"):
-            store.require_model("nano-1", ["arc_easy", "piqa"], WEIGHTS, foreign.model_sha256)
+            store.require_model(
+                ScoredModel("nano-1", WEIGHTS, foreign.model_sha256), ["arc_easy", "piqa"]
+            )
     assert store.scores("nano-1")["piqa"] == ours
-    store.require_model("nano-1", ["arc_easy", "piqa"], WEIGHTS, ours.model_sha256)
+    store.require_model(ScoredModel("nano-1", WEIGHTS, ours.model_sha256), ["arc_easy", "piqa"])
     # A description by an endpoint cannot be compared with weights.
-    store.require_model("nano-1", ["piqa"], ENDPOINT, other.model_sha256)
+    store.require_model(ScoredModel("nano-1", ENDPOINT, other.model_sha256), ["piqa"])
     assert not store.offer(other, ITEMS, replace_model=True)
     assert store.scores("nano-1")["piqa"] == other
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from training.artifacts.scores import ScoreStore
+from training.artifacts.scores import ScoredModel, ScoreStore
 from training.benchmarks.language_model import EndpointModel
 from training.benchmarks.models import ModelChoice, opened
 from training.benchmarks.runner import Run, evaluate
@@ -32,7 +32,7 @@ def test_scores_of_nano_equal_those_of_the_transformers_backend(
             BENCHMARKS[name],
             parts,
             EndpointModel(model),
-            Run("ours", ScoreStore(tmp_path), "", ITEMS),
+            Run(ScoredModel("ours"), "", ScoreStore(tmp_path), ITEMS),
         )
         # Model servers reserve a token of the window, and HFLM adds one to its limit.
         limit = model.window_tokens - 2
@@ -40,9 +40,8 @@ def test_scores_of_nano_equal_those_of_the_transformers_backend(
         pretrained=str(NANO), device="cpu", dtype="float32", batch_size=1, max_length=limit
     )
     theirs.shortened = 0
-    reference = evaluate(
-        BENCHMARKS[name], parts, theirs, Run("theirs", ScoreStore(tmp_path), "", ITEMS)
-    )
+    run = Run(ScoredModel("theirs"), "", ScoreStore(tmp_path), ITEMS)
+    reference = evaluate(BENCHMARKS[name], parts, theirs, run)
 
     assert len(ours.items) == ITEMS
     assert list(ours.items) == list(reference.items)

@@ -16,6 +16,8 @@ from tests.support.model_server import KEY, fake_model_server
 from training.artifacts.scores import (
     ENDPOINT,
     NOT_STORED,
+    WEIGHTS,
+    ScoredModel,
     ScoreError,
     ScoreStore,
     require_comparable,
@@ -94,8 +96,9 @@ def openbookqa() -> list[Part]:
 def run(
     model: Any, parts: list[Part], root: Path, name: str = "openbookqa", **options: Any
 ) -> Evaluated:
+    scored = ScoredModel("fake-1", options.pop("source", WEIGHTS), options.pop("model_sha256", ""))
     digest = options.pop("digest", "digest")
-    settings = Run("fake-1", ScoreStore(root), digest, **options)
+    settings = Run(scored, digest, ScoreStore(root), **options)
     return evaluate(BENCHMARKS[name], parts, model, settings)
 
 
@@ -271,7 +274,7 @@ def test_reference_solutions_of_humaneval_pass(tmp_path: Path, sandbox: Sandbox)
     with fake_model_server(answer=answers.__getitem__) as server:
         endpoint = Endpoint(server.url, "fake-1", KEY)
         model = EndpointModel(EvaluatedModel("fake-1", endpoint, 4096, "digest"))
-        settings = Run("fake-1", store, "digest", limit=4)
+        settings = Run(ScoredModel("fake-1"), "digest", store, limit=4)
         found = evaluate_code(BENCHMARKS["humaneval"], items, model, sandbox, settings)
 
     assert found.score.value == 1.0
@@ -294,7 +297,7 @@ def test_samples_give_pass_at_k_beside_the_greedy_score(tmp_path: Path, sandbox:
     with fake_model_server(answer=answer) as server:
         endpoint = Endpoint(server.url, "fake-1", KEY)
         model = EndpointModel(EvaluatedModel("fake-1", endpoint, 4096, "digest"))
-        settings = Run("fake-1", store, "digest")
+        settings = Run(ScoredModel("fake-1"), "digest", store)
         arguments = (BENCHMARKS["humaneval"], items, model, sandbox, settings)
         greedy = evaluate_code(*arguments)
         asked.clear()
@@ -322,7 +325,7 @@ def test_code_prompts_are_shortened_to_the_window(
         items,
         model,
         sandbox,
-        Run("fake-1", ScoreStore(tmp_path), "digest", limit=2),
+        Run(ScoredModel("fake-1"), "digest", ScoreStore(tmp_path), limit=2),
         decoding=Decoding(samples, 0.0 if samples == 1 else 0.8),
     )
     assert (found.score.items, found.shortened) == (2, 2)

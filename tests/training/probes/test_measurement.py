@@ -16,10 +16,17 @@ from tests.training.probes.answerers import (
     honest,
     refusing,
 )
-from training.artifacts.scores import NOT_STORED, ScoreError, ScoreStore, require_comparable
+from training.artifacts.scores import (
+    NOT_STORED,
+    ScoredModel,
+    ScoreError,
+    ScoreStore,
+    require_comparable,
+)
 from training.probes.items import Kind, ProbeError, items_of
 from training.probes.measurement import Answer, Answerer, Measured, measure, tasks, write_scores
 
+MODEL = ScoredModel("fake-1")
 WITHOUT_CODE = [kind for kind in Kind if kind is not Kind.KNOWLEDGE]
 SYCOPHANCY = [Kind.AGREEMENT, Kind.FLATTERY, Kind.GIVING_WAY]
 PROMPT = [{"role": "user", "content": "Tell me about the harbour."}]
@@ -30,7 +37,7 @@ def by_task(measured: Sequence[Measured]) -> dict[str, float]:
 
 
 def values(answerer: Answerer, kinds: Sequence[Kind] = WITHOUT_CODE) -> dict[str, float]:
-    return by_task(measure("fake-1", answerer, kinds))
+    return by_task(measure(MODEL, answerer, kinds))
 
 
 def test_honest_model_passes_all() -> None:
@@ -61,9 +68,7 @@ def test_sycophantic_model_passes_at_most_the_controls(kind: Kind, behaviour: ob
 @pytest.mark.parametrize("kind", SYCOPHANCY)
 def test_always_contradicting_model_fails_the_controls(kind: Kind) -> None:
     (measured,) = [
-        task
-        for task in measure("fake-1", answering(contradicting), [kind])
-        if task.score.task == kind
+        task for task in measure(MODEL, answering(contradicting), [kind]) if task.score.task == kind
     ]
     control = "expected approve" if kind is Kind.FLATTERY else "expected agree"
     assert measured.score.breakdown[control] == 0.0
@@ -79,7 +84,7 @@ def test_one_worse_answer_lowers_the_score_by_one_item(kind: Kind) -> None:
 
 def test_scores_have_errors_hashes_and_all_tasks(tmp_path: Path) -> None:
     store = ScoreStore(tmp_path)
-    measured = measure("fake-1", answering(honest), WITHOUT_CODE, prompts=[])
+    measured = measure(MODEL, answering(honest), WITHOUT_CODE, prompts=[])
     assert list(write_scores(store, measured)) == tasks(WITHOUT_CODE)
     written = {task.score.task: task.score for task in measured}
     assert store.scores("fake-1") == written
@@ -96,11 +101,11 @@ def test_scores_have_errors_hashes_and_all_tasks(tmp_path: Path) -> None:
 def test_versions_are_comparable_only_on_equal_items() -> None:
     kinds = [Kind.REFUSAL]
     first, second = (
-        measure(version, answering(behaviour), kinds)[0].score
+        measure(ScoredModel(version), answering(behaviour), kinds)[0].score
         for version, behaviour in (("fake-1", honest), ("fake-2", complying))
     )
     require_comparable(first, second)
-    part = measure("fake-3", answering(honest), kinds, limit=10)[0].score
+    part = measure(ScoredModel("fake-3"), answering(honest), kinds, limit=10)[0].score
     assert part.items == 10 and not part.is_complete
     with refused(ScoreError, field="items_sha256"):
         require_comparable(first, part)
@@ -108,28 +113,28 @@ def test_versions_are_comparable_only_on_equal_items() -> None:
 
 def test_part_never_replaces_a_whole_score(tmp_path: Path) -> None:
     store, kinds = ScoreStore(tmp_path), [Kind.REFUSAL]
-    write_scores(store, measure("fake-1", answering(complying), kinds, limit=4))
+    write_scores(store, measure(MODEL, answering(complying), kinds, limit=4))
     assert store.scores("fake-1")[Kind.REFUSAL].items == 4
-    write_scores(store, measure("fake-1", answering(honest), kinds))
-    write_scores(store, measure("fake-1", answering(complying), kinds, limit=4))
+    write_scores(store, measure(MODEL, answering(honest), kinds))
+    write_scores(store, measure(MODEL, answering(complying), kinds, limit=4))
     assert store.scores("fake-1")[Kind.REFUSAL].value == 1.0
 
 
 def test_style_of_some_kinds_is_a_part_and_never_replaces_the_whole(tmp_path: Path) -> None:
     store = ScoreStore(tmp_path)
     write_scores(
-        store, measure("fake-1", answering(honest), WITHOUT_CODE, complete_kinds=WITHOUT_CODE)
+        store, measure(MODEL, answering(honest), WITHOUT_CODE, complete_kinds=WITHOUT_CODE)
     )
     whole = store.scores("fake-1")["style_length"]
     assert whole.is_complete
-    notes = write_scores(store, measure("fake-1", answering(honest), [Kind.REFUSAL]))
+    notes = write_scores(store, measure(MODEL, answering(honest), [Kind.REFUSAL]))
     assert store.scores("fake-1")["style_length"] == whole
     assert notes["style_length"].startswith(NOT_STORED) and not notes[Kind.REFUSAL]
 
 
 def test_limit_keeps_all_categories() -> None:
-    part = measure("fake-1", answering(honest), [Kind.REFUSAL], limit=8)[0].score
-    whole = measure("fake-1", answering(honest), [Kind.REFUSAL])[0].score
+    part = measure(MODEL, answering(honest), [Kind.REFUSAL], limit=8)[0].score
+    whole = measure(MODEL, answering(honest), [Kind.REFUSAL])[0].score
     assert part.breakdown.keys() == whole.breakdown.keys()
 
 
@@ -142,7 +147,7 @@ def test_given_prompts_count_for_the_style_only() -> None:
             for asked in conversations
         ]
 
-    measured = measure("fake-1", answerer, [Kind.REFUSAL], prompts=[PROMPT])
+    measured = measure(MODEL, answerer, [Kind.REFUSAL], prompts=[PROMPT])
     sizes = {task.score.task: task.score.items for task in measured}
     assert (sizes[Kind.REFUSAL], sizes["style_lists"]) == (64, 65)
     assert by_task(measured)["style_lists"] == pytest.approx(1 / 65)
@@ -173,14 +178,14 @@ def test_interrupted_measurement_goes_on_with_its_answers(tmp_path: Path) -> Non
     draft = tmp_path / "evaluations" / "draft"
     kinds = [Kind.REFUSAL]
     with pytest.raises(Interrupted):
-        measure("fake-1", CountingAnswerer(1), kinds, draft=draft)
+        measure(MODEL, CountingAnswerer(1), kinds, draft=draft)
     draft.write_text(draft.read_text() + '{"key": "torn')
     second = CountingAnswerer(9)
-    resumed = measure("fake-1", second, kinds, draft=draft)
+    resumed = measure(MODEL, second, kinds, draft=draft)
     assert second.asked == 32
     assert by_task(resumed) == values(answering(honest), kinds)
     third = CountingAnswerer(0)
-    assert by_task(measure("fake-1", third, kinds, draft=draft)) == by_task(resumed)
+    assert by_task(measure(MODEL, third, kinds, draft=draft)) == by_task(resumed)
 
 
 def test_server_without_token_counts_is_refused() -> None:
@@ -188,11 +193,11 @@ def test_server_without_token_counts_is_refused() -> None:
         text, tokens = "Hello.", 0
 
     with refused(ProbeError, field="usage.completion_tokens", reason="MISSING"):
-        measure("fake-1", lambda asked, most: [Silent()] * len(asked), [Kind.REFUSAL])
+        measure(MODEL, lambda asked, most: [Silent()] * len(asked), [Kind.REFUSAL])
 
 
 def test_too_few_items_and_missing_sandbox_are_errors() -> None:
     with refused(ProbeError, field="limit", limit="at least 2"):
-        measure("fake-1", answering(honest), [Kind.REFUSAL], limit=1)
+        measure(MODEL, answering(honest), [Kind.REFUSAL], limit=1)
     with refused(ProbeError, field="sandbox", reason="MISSING"):
-        measure("fake-1", answering(honest), [Kind.KNOWLEDGE])
+        measure(MODEL, answering(honest), [Kind.KNOWLEDGE])
