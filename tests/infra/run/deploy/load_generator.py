@@ -2,8 +2,10 @@
 
 Runs in a pod of the services' image: `load_generator.py FOLDER HOST STREAMS CALLS_A_SECOND`. The
 folder contains keys.json. The file `began` is created once all streams run, observed.json at the
-end. The end starts when the file `over` appears, so no outside connection must last as long. Failed
-calls are not retried. For an interrupted answer the rest is requested, as the API provides.
+end. The end starts when the file `over` appears, so no outside connection must last as long.
+
+Calls that a service refused are not repeated. As the API provides, the rest of an interrupted
+answer is requested, and a call whose connection broke without an answer is sent again.
 """
 
 import asyncio
@@ -24,6 +26,7 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.feedback.v1.events_pb2 import Thumb
 
 GRPC_PORT, HTTP_PORT = 50051, 80
+DETAILS = "grpc-status-details-bin"
 TOO_MANY, NO_TIME_LEFT = 429, 504
 TURN_SECONDS, CALL_SECONDS = 120.0, 20.0
 MAX_TOKENS = 200
@@ -38,8 +41,9 @@ ENDS = (chat_pb2.FINISH_REASON_STOP, chat_pb2.FINISH_REASON_LENGTH)
 class Observations:
     """Observations.
 
-    `resumed` counts interruptions by reason. `failed` and `lost` contain messages with their times.
-    `late` contains calls rejected for lack of time.
+    `resumed` counts interruptions by reason. `failed` and `lost` contain messages with their times,
+    `sent_again` those of calls whose connection broke without an answer. `late` contains calls
+    rejected for lack of time.
     """
 
     answers: int = 0
@@ -50,6 +54,7 @@ class Observations:
     resumed: Counter[str] = field(default_factory=Counter)
     waited: int = 0
     late: list[str] = field(default_factory=list)
+    sent_again: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     lost: list[str] = field(default_factory=list)
 
@@ -165,6 +170,11 @@ class LoadGenerator:
             await asyncio.sleep(wait or 0.5)
             return True
         if not answer.events:
+            if _is_broken(error) and time.monotonic() - broke_at < RESUME_SECONDS:
+                # With the same request_id, so that a stored question is not asked twice.
+                self._observations.sent_again.append(f"{self._now()} SendMessage {reason}")
+                await asyncio.sleep(0.1)
+                return True
             self._record_failure(
                 f"SendMessage {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
             )
@@ -196,7 +206,12 @@ class LoadGenerator:
         await asyncio.gather(*running)
 
     async def _call(
-        self, number: int, http: aiohttp.ClientSession, reused: grpc.aio.Channel
+        self,
+        number: int,
+        http: aiohttp.ClientSession,
+        reused: grpc.aio.Channel,
+        *,
+        is_repeated: bool = False,
     ) -> None:
         """Alternate new and reused connections, gRPC and HTTP, reads and thumbs."""
         key = self._keys[number % len(self._keys)]
@@ -209,6 +224,9 @@ class LoadGenerator:
             wait, reason = _details(error)
             if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
                 await self._call_after_delay(wait, number, http, reused)
+            elif _is_broken(error) and not is_repeated:
+                self._observations.sent_again.append(f"{self._now()} {kind.__name__} {reason}")
+                await self._call(number, http, reused, is_repeated=True)
             else:
                 self._record_failure(
                     f"{kind.__name__} {reason}",
@@ -224,9 +242,12 @@ class LoadGenerator:
                     f"{kind.__name__} {error}"[:200], late=error.status == NO_TIME_LEFT
                 )
         except (aiohttp.ClientError, TimeoutError) as error:
-            self._record_failure(
-                f"{kind.__name__} {type(error).__name__}: {error}"[:200], late=False
-            )
+            message = f"{kind.__name__} {type(error).__name__}: {error}"[:200]
+            if isinstance(error, aiohttp.ClientConnectionError) and not is_repeated:
+                self._observations.sent_again.append(f"{self._now()} {message}")
+                await self._call(number, http, reused, is_repeated=True)
+            else:
+                self._record_failure(message, late=False)
 
     def _record_failure(self, message: str, late: bool) -> None:
         (self._observations.late if late else self._observations.failed).append(
@@ -273,11 +294,17 @@ class LoadGenerator:
         return f"{time.monotonic() - self._started:.1f}s"
 
 
+def _is_broken(error: grpc.aio.AioRpcError) -> bool:
+    """Return True if the connection broke; a refusal of a service has details."""
+    details = dict(error.trailing_metadata() or ())
+    return error.code() is grpc.StatusCode.UNAVAILABLE and DETAILS not in details
+
+
 def _details(error: grpc.aio.AioRpcError) -> tuple[float, str]:
     """Return the retry delay and the reason of an error."""
     retry, info = error_details_pb2.RetryInfo(), error_details_pb2.ErrorInfo()
     for key, value in error.trailing_metadata() or ():
-        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+        if key == DETAILS and isinstance(value, bytes):
             for detail in status_pb2.Status.FromString(value).details:
                 detail.Unpack(retry)
                 detail.Unpack(info)

@@ -100,7 +100,7 @@ def lose_every_kind(available: Deployed, record: Any, *words: str) -> dict[str, 
     for figure in ("answers", "calls", "waited", "least_running"):
         record(figure, found[figure])
     record("resumed", json.dumps(found["resumed"]))
-    for figure in ("failed", "lost", "late"):
+    for figure in ("failed", "sent_again", "lost", "late"):
         record(figure, json.dumps(found[figure])[:2000])
     assert found["answers"] > STREAMS
     assert found["thumbs"]
@@ -111,7 +111,7 @@ def test_eviction_of_a_pod_of_every_kind_fails_no_call(
     available: Deployed, record_property: Any
 ) -> None:
     found = lose_every_kind(available, record_property)
-    assert (found["failed"], found["lost"]) == ([], [])
+    assert (found["failed"], found["sent_again"], found["lost"]) == ([], [], [])
 
 
 def test_after_a_killed_pod_of_every_kind_only_its_own_answers_are_lost(
@@ -119,5 +119,7 @@ def test_after_a_killed_pod_of_every_kind_only_its_own_answers_are_lost(
 ) -> None:
     found = lose_every_kind(available, record_property, "--grace-period=0", "--force")
     assert found["failed"] == []
+    # Calls without an answer on the connections of the killed gateway, each sent again once.
+    assert len(found["sent_again"]) <= STREAMS
     # A third of the streams in each of the killed gateway, generator and model server.
     assert len(found["lost"]) <= 2 * STREAMS

@@ -84,7 +84,7 @@ def check_no_losses(observed: Mapping[str, Any], record: Any) -> None:
     print(
         f"\n{ {key: len(value) if key == 'thumbs' else value for key, value in observed.items()} }"
     )
-    assert observed["failed"] == []
+    assert (observed["failed"], observed["sent_again"]) == ([], [])
     assert observed["lost"] == []
     assert observed["least_running"] == STREAMS
     assert observed["calls"] > 0
@@ -127,4 +127,4 @@ def test_calls_fail_without_the_wait_before_termination(
     )
     record_property("failed", len(observed["failed"]))
     record_property("lost", len(observed["lost"]))
-    assert observed["failed"] or observed["late"] or observed["lost"]
+    assert any(observed[figure] for figure in ("failed", "sent_again", "late", "lost"))
