@@ -170,10 +170,11 @@ class LoadGenerator:
             await asyncio.sleep(wait or 0.5)
             return True
         if not answer.events:
-            if _is_broken(error) and time.monotonic() - broke_at < RESUME_SECONDS:
+            is_gateway_lost = reason == "GATEWAY_LOST" or _is_broken(error)
+            if is_gateway_lost and time.monotonic() - broke_at < RESUME_SECONDS:
                 # With the same request_id, so that a stored question is not asked twice.
                 self._observations.sent_again.append(f"{self._now()} SendMessage {reason}")
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(wait or 0.1)
                 return True
             self._record_failure(
                 f"SendMessage {reason}", late=error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
