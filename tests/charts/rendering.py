@@ -1,6 +1,7 @@
 """Renderings of the chart by Helm, and queries on their objects."""
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -100,6 +101,18 @@ def refusal(values: str, *sets: str, helm3: bool = False, files: Sequence[Path] 
     result = helm("template", "tw", str(CHART), "-f", str(VALUES / values), *options, helm3=helm3)
     assert result.returncode != 0, "Helm accepted the values"
     return result.stderr
+
+
+def errors(output: str) -> list[str]:
+    """Return the errors of templates in Helm's output, and check that nothing else failed."""
+    place = r"Error: execution error at \(thumbwheel/templates/validation\.yaml:\d+:\d+\): "
+    found = re.fullmatch(place + r"(.+?)\n\n.*", output, re.DOTALL)
+    assert found, output
+    first, *rest = found[1].split("\n")
+    if not rest:
+        return [first]
+    assert first == f"{len(rest)} errors:"
+    return rest
 
 
 def of_kind(objects: Sequence[Object], *kinds: str) -> list[Object]:

@@ -20,7 +20,6 @@ from tests.charts.rendering import (
     of_kind,
     parse,
     pods,
-    refusal,
     render,
 )
 
@@ -254,30 +253,6 @@ def test_affinity_of_the_values_is_kept_beside_that_of_the_claim() -> None:
     assert len(affinity["podAffinity"]) == 2
 
 
-APART = (
-    "services.session.affinity.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0]"
-    ".labelSelector.matchLabels.app\\.kubernetes\\.io/component=session"
-)
-
-
-@pytest.mark.parametrize(
-    ("setting", "named"),
-    [
-        ("spread.zones.whenUnsatisfiable=DoNotSchedule", "spread.zones.whenUnsatisfiable"),
-        ("serving.predictor.nodeSelector.pool=cpu", "serving.predictor.nodeSelector"),
-        (
-            "training.enabled=true,ray.mode=job,ray.workers.nodeSelector.pool=gpu",
-            "training.nodeSelector",
-        ),
-        (APART, "services.session.affinity"),
-    ],
-)
-def test_values_that_part_pods_of_a_claim_of_one_node_are_refused(setting: str, named: str) -> None:
-    error = refusal(EXISTING, OWN_CLAIM, setting)
-    for words in (f"{named}: ", "models.accessModes to [ReadWriteMany]", "models.existingClaim"):
-        assert words in error
-
-
 SIZES = (
     "serving.kserve.minReplicas=4,serving.kserve.maxReplicas=4",
     "serving.kserve.candidate.resources.requests.cpu=100m",
@@ -314,20 +289,3 @@ def test_pods_of_each_version_are_spread_by_themselves() -> None:
                 "serving.kserve.io/inferenceservice": found["metadata"]["name"]
             }
     assert first["metadata"]["name"] != second["metadata"]["name"]
-
-
-@pytest.mark.parametrize(
-    ("setting", "words"),
-    [
-        ("serving.kserve.minReplicas=0", "serving.kserve.minReplicas: 0 Standard"),
-        ("serving.kserve.candidate.minReplicas=0", "serving.kserve.candidate.minReplicas: 0"),
-        ("serving.kserve.candidate.maxReplicas=2", "serving.kserve.candidate.maxReplicas: none"),
-        (
-            "serving.kserve.candidate.resources.limits.memory=1Gi",
-            "serving.kserve.candidate.resources: GPU",
-        ),
-    ],
-)
-def test_sizes_of_versions_that_cannot_serve_are_refused(setting: str, words: str) -> None:
-    error = refusal("eight-gpus-values.yaml", "gitops=true,ray.mode=kuberay", setting)
-    assert [word for word in words.split() if word not in error] == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.charts.rendering import component, containers, of_kind, pods, refusal, render
+from tests.charts.rendering import component, containers, of_kind, pods, render
 from training.data_path import build_command
 from training.data_path.config import from_mapping
 
@@ -100,21 +100,3 @@ def test_without_a_corpus_its_objects_are_absent() -> None:
     objects = render("existing-values.yaml")
     assert not [item for item in objects if component(item) == "corpus"]
     assert not [each for each in containers(objects) if each["name"] == "corpus"]
-
-
-@pytest.mark.parametrize(
-    ("settings", "named"),
-    [
-        ("corpus.enabled=true", "corpus.config: "),
-        (ENABLED, "corpus.input.existingClaim: "),
-        (f"{ENABLED},corpus.input.existingClaim=a", "corpus.output.existingClaim: "),
-        (
-            f"{ENABLED},corpus.input.existingClaim=a,corpus.output.existingClaim=a",
-            "corpus.output.subPath: ",
-        ),
-        ("corpus.workers=0", "workers"),
-        ("corpus.input.subPath=/crawl", "subPath"),
-    ],
-)
-def test_unusable_values_are_named(settings: str, named: str) -> None:
-    assert named in refusal("existing-values.yaml", settings)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from infra.service_table import service_table
-from tests.charts.rendering import Object, component, of_kind, outside_ports, pods, refusal, render
+from tests.charts.rendering import Object, component, of_kind, outside_ports, pods, render
 
 DATABASES = service_table().databases
 CLOUD_NATIVE_PG = (
@@ -116,21 +116,3 @@ def test_clients_of_postgres_alone_read_its_authority(more: Sequence[str]) -> No
                 clients.add(name.split("/")[0])
         assert (AUTHORITY in spec.get("volumes", ())) == (name.split("/")[0] in clients)
     assert clients == {*DATABASES, "backup"}
-
-
-@pytest.mark.parametrize(
-    ("sets", "named"),
-    [
-        (
-            ("database.host=db", "database.name=chat", "database.caSecret=ca"),
-            "database.sslMode",
-        ),
-        (("database.host=db",), "database.name"),
-        (("database.sslMode=require",), "database.host"),
-        (("database.services.guardrail.host=db",), "database.services.guardrail"),
-        (("database.sslMode=prefer",), "sslMode"),
-        (("database.existingSecret=", "database.services.session.host=db"), "existingSecret"),
-    ],
-)
-def test_incomplete_database_is_named(sets: Sequence[str], named: str) -> None:
-    assert named in refusal("existing-values.yaml", *sets)

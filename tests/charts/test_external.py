@@ -125,8 +125,6 @@ def test_training_learns_from_marked_models_only() -> None:
         ({"developer": ""}, "developer"),
         ({"maxTokens": 5_000}, "maxTokens"),
         ({"key": "sk-x"}, "key"),
-        ({"url": "http://models.ai:8000/v1"}, "externalModels.models.rival.url: "),
-        ({"url": "http://models.svc.example/v1"}, "externalModels.models.rival.url: "),
     ],
 )
 def test_unusable_model_is_refused(changes: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -148,20 +146,3 @@ def test_unusable_model_is_refused(changes: dict[str, Any], words: str, tmp_path
 def test_endpoint_inside_the_cluster_may_be_plain(url: str) -> None:
     (container,) = generator(rendered(own=OWN | {"url": url}))["containers"]
     assert url in json.dumps(container["env"])
-
-
-@pytest.mark.parametrize(
-    ("values", "key"),
-    [
-        ({"externalModels": {"models": {"rival": RIVAL}}}, "externalModels.existingSecret"),
-        ({"externalModels": {"egress": [{"to": []}]}}, "externalModels.egress"),
-        (
-            {"services": {"generator": {"settings": {"external_models": {"rival": {}}}}}},
-            "services.generator.settings.external_models",
-        ),
-    ],
-)
-def test_contradictory_values_are_refused(values: dict[str, Any], key: str, tmp_path: Path) -> None:
-    file = tmp_path / "values.json"
-    file.write_text(json.dumps(values))
-    assert f"{key}: " in refusal(EXISTING, files=(file,))

@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from services.generator.settings import GeneratorSettings
 from services.session.settings import SessionSettings
 from tests.charts.rendering import (
@@ -17,7 +15,6 @@ from tests.charts.rendering import (
     helm,
     of_kind,
     pods,
-    refusal,
     render,
 )
 
@@ -88,31 +85,6 @@ def test_a_tokenizer_of_the_values_replaces_the_count_of_bytes() -> None:
     names = {item["name"] for item in spec["containers"][0]["env"]}
     assert "TW_SESSION_TOKENIZER_FILE" in names
     assert "TW_SESSION_COUNT_BYTES" not in names
-
-
-@pytest.mark.parametrize(
-    ("given", "key"),
-    [
-        ("training.enabled=true", "training.enabled"),
-        ("externalModels.models=null", "externalModels.models"),
-        ("serving.external.model=other", "serving.external.model"),
-        ("models.existingClaim=models", "models.existingClaim"),
-        ("models.store=s3://models/all", "models.store"),
-        ("models.import.source=acme/model", "models.import.source"),
-        ("serving.external.replyTokens=4096,serving.external.contextTokens=4096", "replyTokens"),
-        ("serving.mode=deployment,serving.external.model=main", "serving.external.model"),
-    ],
-)
-def test_contradictory_values_are_refused(given: str, key: str) -> None:
-    assert key in refusal(FILE, *given.split(","))
-
-
-def test_several_models_need_the_name_of_the_one_that_answers(tmp_path: Path) -> None:
-    model = {"url": "https://b.example/v1", "model": "b", "developer": "B", "licence": "x"}
-    file = tmp_path / "values.json"
-    file.write_text(json.dumps({"externalModels": {"models": {"second": model}}}))
-    assert "serving.external.model" in refusal(FILE, files=(file,))
-    assert "second" in refusal(FILE, files=(file,))
 
 
 def test_notes_say_where_conversations_go() -> None:

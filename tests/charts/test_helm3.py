@@ -1,10 +1,11 @@
-"""Helm 3 renders the same objects as Helm 4, and refuses the same values by name."""
+"""Helm 3 renders the same objects as Helm 4, and its schema refuses the same values by name.
+
+Errors of templates are in `test_several_errors`.
+"""
 
 from typing import Any
 
-import pytest
-
-from tests.charts.refused_values import BY_SCHEMA, BY_TEMPLATE
+from tests.charts.refused_values import BY_SCHEMA
 from tests.charts.rendering import Object, every_file, helm, refusal, render
 
 
@@ -31,15 +32,3 @@ def test_both_versions_refuse_the_same_values_by_the_schema() -> None:
         "existing-values.yaml", *(setting for setting, _ in BY_SCHEMA.values()), helm3=True
     )
     assert [named for _, named in BY_SCHEMA.values() if named not in output] == []
-
-
-FIRST, *REST = BY_TEMPLATE
-
-
-@pytest.mark.parametrize(
-    "case", [FIRST, *(pytest.param(case, marks=pytest.mark.long) for case in REST)]
-)
-def test_both_versions_refuse_the_same_values_by_the_template(case: str) -> None:
-    setting, named = BY_TEMPLATE[case]
-    output = refusal("existing-values.yaml", setting, helm3=True)
-    assert [word for word in named.split() if word not in output] == []

@@ -23,7 +23,6 @@ from tests.charts.rendering import (
     of_kind,
     parse,
     pods,
-    refusal,
     render,
 )
 
@@ -225,15 +224,3 @@ def test_existing_secrets_are_mounted_and_no_others_created() -> None:
     assert {found["secretName"] for found in mounted_secrets(objects, "callers").values()} == {
         "callers"
     }
-
-
-@pytest.mark.parametrize(
-    ("values", "setting"),
-    [
-        (LOCAL, "identity.existing.private=mine"),
-        (LOCAL, "identity.existing.public=mine"),
-        (EXISTING, "identity.existing.private=,identity.existing.public="),
-    ],
-)
-def test_missing_keys_of_callers_are_refused(values: str, setting: str) -> None:
-    assert "identity.existing" in refusal(values, setting)

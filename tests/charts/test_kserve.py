@@ -127,21 +127,6 @@ def test_versions_with_servers_of_their_own_have_no_adapters() -> None:
     assert "command" not in service_of("gpu-values.yaml")["spec"]["predictor"]["model"]
 
 
-def test_shared_base_needs_the_claim_and_a_rank_of_vllm() -> None:
-    store = "models.store=s3://bucket/models"
-    assert "models.store" in refusal("gpu-values.yaml", "gitops=true", f"{SHARED},{store}")
-    error = refusal("gpu-values.yaml", "gitops=true", "serving.vllm.sharedBase.maxRank=100")
-    assert "maxRank" in error
-
-
-def test_shared_base_needs_vllm() -> None:
-    enabled = "serving.vllm.sharedBase.enabled=true"
-    for sets in ("serving.mode=deployment", "serving.kserve.runtime=predictor"):
-        error = refusal("gpu-values.yaml", "gitops=true", enabled, sets)
-        assert "serving.vllm.sharedBase" in error, sets
-        assert "serving.kserve.runtime" in error, sets
-
-
 def test_a_missing_operator_is_named_as_helm_template_takes_it() -> None:
     api = "serving.kserve.io/v1beta1/InferenceService"
     assert f"--api-versions {api} or set gitops: true" in refusal("gpu-values.yaml")
@@ -369,35 +354,6 @@ def test_without_kserve_its_objects_are_absent() -> None:
     }
     served = render("kserve-values.yaml")
     assert "predictor" not in {component(item) for item in of_kind(served, "Deployment", "Service")}
-
-
-REFUSED = {
-    "no GPU": ("gpu-values.yaml", "serving.vllm.resources.limits=null", "serving.vllm.resources"),
-    "an unknown runtime": ("gpu-values.yaml", "serving.kserve.runtime=triton", "runtime"),
-    "fewer replicas at most than at least": (
-        "gpu-values.yaml",
-        "serving.kserve.minReplicas=5",
-        "serving.kserve.minReplicas",
-    ),
-    "more pods without an autoscaler": (
-        "gpu-values.yaml",
-        "serving.kserve.autoscaler=none",
-        "serving.kserve.autoscaler",
-    ),
-    "keda without counts": (
-        "gpu-values.yaml",
-        "serving.kserve.prometheus=",
-        "serving.kserve.prometheus",
-    ),
-}
-
-
-@pytest.mark.parametrize("helm3", [False, True])
-@pytest.mark.parametrize("case", REFUSED)
-def test_an_invalid_value_is_named(case: str, helm3: bool) -> None:
-    values, setting, named = REFUSED[case]
-    # With gitops the chart does not check for KServe.
-    assert named in refusal(values, f"gitops=true,{setting}", helm3=helm3)
 
 
 @pytest.mark.parametrize("helm3", [False, True])

@@ -15,7 +15,6 @@ from tests.charts.rendering import (
     of_kind,
     outside_ports,
     pods,
-    refusal,
     render,
 )
 from training import data_commands
@@ -152,24 +151,6 @@ def test_name_of_the_job_is_a_hash_of_its_settings() -> None:
     assert "helm.sh/hook" not in jobs[0]["metadata"].get("annotations", {})
 
 
-@pytest.mark.parametrize(
-    ("sets", "words"),
-    [
-        (("models.import.source=owner/model", "models.initial=Model-0"), "models.initial Model-0"),
-        (("models.import.tokenSecret=hub",), "models.import.source models.import.tokenSecret"),
-        (
-            ("models.import.source=s3://team/m", "models.initial=m", "models.import.hub=http://h"),
-            "models.import.hub",
-        ),
-        (("models.import.source=ftp://h/m",), "source"),
-        (("models.acceptTerms=all",), "acceptTerms"),
-    ],
-)
-def test_invalid_values_are_refused_by_name(sets: tuple[str, ...], words: str) -> None:
-    error = refusal(EXISTING, *sets)
-    assert all(word in error for word in words.split()), error
-
-
 def test_values_for_cpus_use_the_default_model() -> None:
     assert "small-0" in (VALUES / "cpu-values.yaml").read_text()
     assert model_job(render("cpu-values.yaml")) is not None
@@ -228,8 +209,3 @@ def test_store_of_an_evaluation_accepts_the_job() -> None:
     ]
     assert "model" in callers
     assert "predictor" not in callers
-
-
-def test_nano_is_not_in_a_store() -> None:
-    assert "models.store" in refusal(EXISTING, STORE, "models.initial=nano-0")
-    assert "storageSecret" in refusal(EXISTING, "serving.kserve.storageSecret=s3")

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,7 +10,17 @@ import pytest
 
 from infra.service_table import service_table
 from tests.charts.cluster_api import serving
-from tests.charts.rendering import CHART, VALUES, Object, component, helm, of_kind, pods, render
+from tests.charts.rendering import (
+    CHART,
+    VALUES,
+    Object,
+    component,
+    errors,
+    helm,
+    of_kind,
+    pods,
+    render,
+)
 from tests.charts.rendering import parse as parsed
 
 ANNOTATION = "thumbwheel/keys"
@@ -66,18 +77,25 @@ def existing() -> list[Object]:
     return [*made, *signing_keys()]
 
 
-def checksums(existing: Sequence[Object], folder: Path, *sets: str) -> Checksums:
-    """Return the annotation of each pod of an upgrade in a cluster with these secrets."""
+def upgrade(
+    existing: Sequence[Object], folder: Path, *sets: str
+) -> subprocess.CompletedProcess[str]:
+    """Render an upgrade in a cluster with these secrets."""
     options = [word for item in sets for word in ("--set", item)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KUBECONFIG", os.devnull)
         patch.setenv("KUBECACHEDIR", str(folder))
         with serving(existing, kinds=render("existing-values.yaml")) as url:
-            done = helm(
+            return helm(
                 *("template", "tw", str(CHART), "--namespace", "chat", "--is-upgrade"),
                 *("-f", str(VALUES / "existing-values.yaml"), "--dry-run=server"),
                 *("--disable-openapi-validation", "--kube-apiserver", url, *options),
             )
+
+
+def checksums(existing: Sequence[Object], folder: Path, *sets: str) -> Checksums:
+    """Return the annotation of each pod of an upgrade in a cluster with these secrets."""
+    done = upgrade(existing, folder, *sets)
     assert done.returncode == 0, done.stderr
     return annotations(parsed(done.stdout))
 
@@ -145,3 +163,20 @@ def test_name_of_a_secret_is_compared_without_a_cluster() -> None:
     before = annotations(render("gitops-values.yaml"))
     after = annotations(render("gitops-values.yaml", "valkey.existingSecret=another"))
     assert {pod for pod in before if before[pod] != after[pod]} == {"gateway"}
+
+
+def test_keys_that_secrets_of_the_cluster_lack_are_reported_together(
+    existing: list[Object], tmp_path: Path
+) -> None:
+    lacking = {"keys": {"master-key", "valkey-secret"}, "identity": {"session.key"}}
+    objects = [
+        {**item, "data": {key: value for key, value in item["data"].items() if key not in keys}}
+        for item in existing
+        for keys in [lacking.get(item["metadata"]["name"], set())]
+    ]
+    found = errors(upgrade(objects, tmp_path, "kafka.bootstrap=").stderr)
+    assert [line.partition(":")[0] for line in found] == [
+        *("kafka.bootstrap", "secrets.existing", "identity"),
+    ]
+    assert "keys lacks master-key, valkey-secret" in found[1]
+    assert "session.key in identity" in found[2]

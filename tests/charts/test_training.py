@@ -416,6 +416,12 @@ def test_a_ray_job_has_the_fields_that_kuberay_needs() -> None:
     assert {volume["name"] for volume in spec["submitterPodTemplate"]["spec"]["volumes"]} == {"tmp"}
 
 
+def test_workers_may_claim_devices() -> None:
+    cluster = ray_job(render(RAY, "ray.workers.resources.claims[0].name=gpu"))["spec"]
+    (workers,) = cluster["rayClusterSpec"]["workerGroupSpecs"]
+    assert only(workers["template"])["resources"]["claims"] == [{"name": "gpu"}]
+
+
 def test_authentication_of_ray_is_disabled_by_a_value_only() -> None:
     job = ray_job(render(RAY, "ray.authentication=disabled"))["spec"]
     assert "authOptions" not in job["rayClusterSpec"]

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from tests.charts.rendering import component, of_kind, pods, ray_job, refusal, render
@@ -105,9 +104,6 @@ def test_shared_base_takes_adapters_of_the_default_rank_of_training() -> None:
 
 def test_shared_base_takes_adapters_of_the_assigned_rank_of_training() -> None:
     assigned = "training.extraArgs={--set,ppo.lora.served_rank=%d}"
-    error = refusal(SINGLE, "gitops=true", f"{SHARED}128", assigned % 256)
-    for word in ("sharedBase.maxRank: 128", "up to rank 256;", "training.extraArgs"):
-        assert word in error
     render(SINGLE, f"{SHARED}128", assigned % 128)
     render(SINGLE, f"{SHARED}32", assigned % 32)
 
@@ -116,9 +112,6 @@ def test_training_beside_two_versions_on_one_gpu_is_refused_with_the_reason() ->
     with refused(ConfigError) as caught:
         trained(SINGLE, FOUR, share=0.1)
     assert "weights" in caught.value.text
-    error = refusal(SINGLE, "gitops=true", "ray.workers.nodeSelector.pool=serving")
-    assert "serving.vllm.podsPerGpu" in error
-    assert "ray.workers.nodeSelector" in error
 
 
 def test_eight_gpus_of_80_gb() -> None:
@@ -139,25 +132,6 @@ def test_cpus_hold_small_beside_its_candidate() -> None:
     (run,) = pods(objects)["training/CronJob"]["spec"]["containers"]
     options = parser().parse_args(run["args"][1:])
     assert (options.recipe, run["resources"]["limits"]["memory"]) == ("small", "12Gi")
-
-
-@pytest.mark.parametrize(
-    ("argument", "words"),
-    [
-        ("--enable-lora", "serving.vllm.args sharedBase"),
-        ("--lora-modules=a=/x", "serving.vllm.args sharedBase"),
-        ("--gpu-memory-utilization=0.6", "serving.vllm.podsPerGpu 0.475"),
-        ("--max-model-len=4096", "models.contextTokens 8192 4096"),
-    ],
-)
-def test_adapters_too_much_memory_and_a_short_window_are_refused(argument: str, words: str) -> None:
-    error = refusal(SINGLE, "gitops=true", f"serving.vllm.args={{{argument}}}")
-    assert all(word in error for word in words.split()), error
-
-
-def test_default_utilization_of_shared_gpus_is_refused() -> None:
-    error = refusal(SINGLE, "gitops=true", "serving.vllm.args={--max-model-len=8192}")
-    assert "serving.vllm.podsPerGpu" in error
 
 
 def test_an_evaluation_requests_less_than_two_cpus_also_during_an_upgrade() -> None:

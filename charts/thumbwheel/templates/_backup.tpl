@@ -125,7 +125,7 @@ volumeMounts:
     {{- if int $values.replicas -}}{{- $words = append $words (printf "--set services.%s.replicas=0" $name) -}}{{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if $words -}}{{ fail (printf "backup.restore.from: services with a database run; stop them, wait until their pods have ended, then restore with the same words (docs/kubernetes.md, Restore): %s" (join " " $words)) }}{{- end -}}
+{{- if $words -}}{{ println (printf "backup.restore.from: services with a database run; stop them, wait until their pods have ended, then restore with the same words (docs/kubernetes.md, Restore): %s" (join " " $words)) }}{{- end -}}
 {{- end -}}
 
 {{/* JSON list of the ports of backups outside the release: those of all databases and of the bucket. */}}
@@ -153,12 +153,12 @@ volumeMounts:
 {{- $backup := .Values.backup -}}{{- $bucket := $backup.bucket -}}
 {{- if $backup.restore.from -}}{{ include "thumbwheel.validateRestore" . }}{{- end -}}
 {{- if include "thumbwheel.backsUp" . -}}
-{{- if and $backup.claim.existingClaim (or $bucket.name $bucket.endpoint) -}}{{ fail "backup.claim.existingClaim: backup.bucket names a bucket as well; set only one of the two" }}{{- end -}}
-{{- if and $bucket.endpoint (not (and $bucket.name $bucket.existingSecret)) -}}{{ fail "backup.bucket.name: backup.bucket.endpoint needs the name of a bucket, and existingSecret with access-key and secret-key" }}{{- end -}}
-{{- if and $bucket.existingSecret (not $bucket.endpoint) -}}{{ fail "backup.bucket.existingSecret: only backup.bucket.endpoint uses it; without, the secret of objectStore is used" }}{{- end -}}
-{{- if and $backup.encryptionSecret (has $backup.encryptionSecret (list .Values.secrets.existing (include "thumbwheel.secret" .))) -}}{{ fail "backup.encryptionSecret: is the secret of the keys that encrypt user data; use a secret of its own" }}{{- end -}}
+{{- if and $backup.claim.existingClaim (or $bucket.name $bucket.endpoint) -}}{{ println "backup.claim.existingClaim: backup.bucket names a bucket as well; set only one of the two" }}{{- end -}}
+{{- if and $bucket.endpoint (not (and $bucket.name $bucket.existingSecret)) -}}{{ println "backup.bucket.name: backup.bucket.endpoint needs the name of a bucket, and existingSecret with access-key and secret-key" }}{{- end -}}
+{{- if and $bucket.existingSecret (not $bucket.endpoint) -}}{{ println "backup.bucket.existingSecret: only backup.bucket.endpoint uses it; without, the secret of objectStore is used" }}{{- end -}}
+{{- if and $backup.encryptionSecret (has $backup.encryptionSecret (list .Values.secrets.existing (include "thumbwheel.secret" .))) -}}{{ println "backup.encryptionSecret: is the secret of the keys that encrypt user data; use a secret of its own" }}{{- end -}}
 {{- range list "modelsClaim" "loopClaim" -}}
-  {{- if and $backup.claim.existingClaim (eq $backup.claim.existingClaim (include (printf "thumbwheel.%s" .) $)) -}}{{ fail "backup.claim.existingClaim: is the claim of models or of the loop, which is lost together with its backups; use another claim" }}{{- end -}}
+  {{- if and $backup.claim.existingClaim (eq $backup.claim.existingClaim (include (printf "thumbwheel.%s" .) $)) -}}{{ println "backup.claim.existingClaim: is the claim of models or of the loop, which is lost together with its backups; use another claim" }}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

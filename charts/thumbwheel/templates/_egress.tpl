@@ -91,8 +91,8 @@
 {{- range include "thumbwheel.known" . | fromYaml -}}{{- $all = concat $all (include "thumbwheel.outsidePorts" (list $ .) | fromJsonArray) -}}{{- end -}}
 {{- $all = concat $all (include "thumbwheel.backupPorts" . | fromJsonArray) -}}
 {{- range .Values.networkPolicies.stores -}}{{- range .ports -}}
-  {{- if kindIs "string" .port -}}{{ fail (printf "networkPolicies.stores: the port %s is a name, which the chart cannot compare with the ports of the stores; give its number" .port) }}{{- end -}}
-  {{- if and .port (eq (include "thumbwheel.portsOfRule" (list (dict "ports" (list .)) (toJson $all))) "[]") -}}{{ fail (printf "networkPolicies.stores: no pod uses port %d; a port of a store that is in a secret belongs to networkPolicies.ports as well" (int .port)) }}{{- end -}}
+  {{- if kindIs "string" .port -}}{{ println (printf "networkPolicies.stores: the port %s is a name, which the chart cannot compare with the ports of the stores; give its number" .port) }}
+  {{- else if and .port (eq (include "thumbwheel.portsOfRule" (list (dict "ports" (list .)) (toJson $all))) "[]") -}}{{ println (printf "networkPolicies.stores: no pod uses port %d; a port of a store that is in a secret belongs to networkPolicies.ports as well" (int .port)) }}{{- end -}}
 {{- end -}}{{- end -}}
 {{- end -}}
 
@@ -129,21 +129,24 @@
 {{- define "thumbwheel.validateEgress" -}}
 {{- $policies := .Values.networkPolicies -}}
 {{- if $policies.enabled -}}
-{{- if and $policies.stores $policies.storesAnywhere -}}{{ fail "networkPolicies.storesAnywhere: true does not use networkPolicies.stores; remove one of the two" }}{{- end -}}
+{{- if and $policies.stores $policies.storesAnywhere -}}{{ println "networkPolicies.storesAnywhere: true does not use networkPolicies.stores; remove one of the two" }}{{- end -}}
 {{- if not (or $policies.stores $policies.storesAnywhere) -}}
+  {{- $example := "" -}}
   {{- range $name, $facts := include "thumbwheel.known" . | fromYaml -}}
-    {{- with include "thumbwheel.outsidePorts" (list $ $facts) | fromJsonArray -}}{{ fail (printf "networkPolicies.stores: egress rules for the addresses of the stores are required, because policies contain no host names; or set networkPolicies.storesAnywhere: true, with which pods reach every address except cloud metadata at their ports, for example %s at %s" $name (join ", " .)) }}{{- end -}}
+    {{- with include "thumbwheel.outsidePorts" (list $ $facts) | fromJsonArray -}}{{- $example = $example | default (printf "%s at %s" $name (join ", " .)) -}}{{- end -}}
   {{- end -}}
+  {{- with $example -}}{{ println (printf "networkPolicies.stores: egress rules for the addresses of the stores are required, because policies contain no host names; or set networkPolicies.storesAnywhere: true, with which pods reach every address except cloud metadata at their ports, for example %s" .) }}{{- end -}}
 {{- end -}}
-{{- include "thumbwheel.validateStorePorts" . -}}
+{{- /* Ports of stores with an error are not known. */ -}}
+{{- if not (include "thumbwheel.validateStores" .) -}}{{ include "thumbwheel.validateStorePorts" . }}{{- end -}}
 {{- range $value, $rules := dict "networkPolicies.stores" $policies.stores "networkPolicies.apiServer" $policies.apiServer "models.import.egress" .Values.models.import.egress "externalModels.egress" .Values.externalModels.egress -}}
   {{- range $rules -}}{{- range .to -}}{{- with .ipBlock -}}
     {{- $excluded := false -}}
     {{- range .except -}}{{- if include "thumbwheel.hasMetadata" . -}}{{- $excluded = true -}}{{- end -}}{{- end -}}
-    {{- if and (include "thumbwheel.hasMetadata" .cidr) (not $excluded) -}}{{ fail (printf "%s: %s contains the address of cloud metadata; add 169.254.0.0/16 to except, or fd00:ec2::254/128 for IPv6" $value .cidr) }}{{- end -}}
+    {{- if and (include "thumbwheel.hasMetadata" .cidr) (not $excluded) -}}{{ println (printf "%s: %s contains the address of cloud metadata; add 169.254.0.0/16 to except, or fd00:ec2::254/128 for IPv6" $value .cidr) }}{{- end -}}
   {{- end -}}{{- end -}}{{- end -}}
 {{- end -}}
-{{- if and .Values.monitoring.podMonitors.enabled (not $policies.metricsFrom) -}}{{ fail "networkPolicies.metricsFrom: peers are required with monitoring.podMonitors.enabled, because the policies keep Prometheus away from the metrics; select its pods" }}{{- end -}}
+{{- if and .Values.monitoring.podMonitors.enabled (not $policies.metricsFrom) -}}{{ println "networkPolicies.metricsFrom: peers are required with monitoring.podMonitors.enabled, because the policies keep Prometheus away from the metrics; select its pods" }}{{- end -}}
 {{- end -}}
 {{- end -}}
 

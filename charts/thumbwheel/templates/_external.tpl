@@ -75,24 +75,26 @@
 {{- $v := .Values.externalModels -}}
 {{- $external := .Values.serving.external -}}
 {{- if include "thumbwheel.external" . -}}
-  {{- if not $v.models -}}{{ fail "externalModels.models: serving.mode external needs the model that answers" }}{{- end -}}
-  {{- if and (not $external.model) (gt (len $v.models) 1) -}}{{ fail (printf "serving.external.model: several externalModels.models; name the one that answers: %s" (keys $v.models | sortAlpha | join ", ")) }}{{- end -}}
-  {{- if not (hasKey $v.models (include "thumbwheel.externalModel" .)) -}}{{ fail (printf "serving.external.model: %s is not in externalModels.models" $external.model) }}{{- end -}}
-  {{- if .Values.training.enabled -}}{{ fail "training.enabled: serving.mode external has no model of its own that could be trained, tried on users or promoted; set it to false, or serving.mode to deployment or kserve" }}{{- end -}}
+  {{- if not $v.models -}}{{ println "externalModels.models: serving.mode external needs the model that answers" }}
+  {{- else if and (not $external.model) (gt (len $v.models) 1) -}}{{ println (printf "serving.external.model: several externalModels.models; name the one that answers: %s" (keys $v.models | sortAlpha | join ", ")) }}
+  {{- else if not (hasKey $v.models (include "thumbwheel.externalModel" .)) -}}{{ println (printf "serving.external.model: %s is not in externalModels.models" $external.model) }}{{- end -}}
+  {{- if .Values.training.enabled -}}{{ println "training.enabled: serving.mode external has no model of its own that could be trained, tried on users or promoted; set it to false, or serving.mode to deployment or kserve" }}{{- end -}}
   {{- range $name := list "existingClaim" "store" -}}
-    {{- if index $.Values.models $name -}}{{ fail (printf "models.%s: serving.mode external reads no models" $name) }}{{- end -}}
+    {{- if index $.Values.models $name -}}{{ println (printf "models.%s: serving.mode external reads no models" $name) }}{{- end -}}
   {{- end -}}
-  {{- with .Values.models.import.source -}}{{ fail "models.import.source: serving.mode external reads no models" }}{{- end -}}
-  {{- if ge (int $external.replyTokens) (int $external.contextTokens) -}}{{ fail "serving.external.replyTokens: is not below contextTokens, so that no context would fit" }}{{- end -}}
-{{- else if $external.model -}}{{ fail (printf "serving.external.model: serving.mode %s does not use it" .Values.serving.mode) }}
+  {{- range $name := list "source" "tokenSecret" "hub" -}}
+    {{- if index $.Values.models.import $name -}}{{ println (printf "models.import.%s: serving.mode external reads no models" $name) }}{{- end -}}
+  {{- end -}}
+  {{- if ge (int $external.replyTokens) (int $external.contextTokens) -}}{{ println "serving.external.replyTokens: is not below contextTokens, so that no context would fit" }}{{- end -}}
+{{- else if $external.model -}}{{ println (printf "serving.external.model: serving.mode %s does not use it" .Values.serving.mode) }}
 {{- end -}}
 {{- range $name, $model := $v.models -}}
-  {{- if and $model.secretKey (not $v.existingSecret) -}}{{ fail (printf "externalModels.existingSecret: externalModels.models.%s.secretKey names a key of that secret" $name) }}{{- end -}}
+  {{- if and $model.secretKey (not $v.existingSecret) -}}{{ println (printf "externalModels.existingSecret: externalModels.models.%s.secretKey names a key of that secret" $name) }}{{- end -}}
 {{- end -}}
 {{- range $name, $model := $v.models -}}
   {{- /* The generator refuses it as well, but only when its pod starts. */ -}}
-  {{- if not (regexMatch "^(https://|http://([^./]+|127\\.0\\.0\\.1(:[0-9]+)?|[^/]+\\.(svc|svc\\.cluster\\.local|localhost)(:[0-9]+)?)(/|$))" $model.url) -}}{{ fail (printf "externalModels.models.%s.url: must begin with https://, except for a host inside the cluster (NAME.NAMESPACE.svc)" $name) }}{{- end -}}
+  {{- if not (regexMatch "^(https://|http://([^./]+|127\\.0\\.0\\.1(:[0-9]+)?|[^/]+\\.(svc|svc\\.cluster\\.local|localhost)(:[0-9]+)?)(/|$))" $model.url) -}}{{ println (printf "externalModels.models.%s.url: must begin with https://, except for a host inside the cluster (NAME.NAMESPACE.svc)" $name) }}{{- end -}}
 {{- end -}}
-{{- if and $v.egress (not $v.models) -}}{{ fail "externalModels.egress: there are no externalModels.models" }}{{- end -}}
-{{- if hasKey (include "thumbwheel.values" (list . "generator") | fromYaml).settings "external_models" -}}{{ fail "services.generator.settings.external_models: set externalModels.models, which also gives the generator keys and network access" }}{{- end -}}
+{{- if and $v.egress (not $v.models) -}}{{ println "externalModels.egress: there are no externalModels.models" }}{{- end -}}
+{{- if hasKey (include "thumbwheel.values" (list . "generator") | fromYaml).settings "external_models" -}}{{ println "services.generator.settings.external_models: set externalModels.models, which also gives the generator keys and network access" }}{{- end -}}
 {{- end -}}

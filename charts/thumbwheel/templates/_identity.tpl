@@ -119,13 +119,13 @@ identity_required: false
 {{- define "thumbwheel.validateIdentity" -}}
 {{- if include "thumbwheel.identity" . -}}
 {{- $existing := .Values.identity.existing -}}
-{{- if ne (empty $existing.private) (empty $existing.public) -}}{{ fail "identity.existing: set private and public, or none of the two" }}{{- end -}}
-{{- if and .Values.gitops (not $existing.private) -}}{{ fail "identity.existing: gitops generates no keys; secrets with private and public keys are required (or identity.mode: none)" }}{{- end -}}
-{{- if not .Values.gitops -}}
+{{- if ne (empty $existing.private) (empty $existing.public) -}}{{ println "identity.existing: set private and public, or none of the two" }}
+{{- else if and .Values.gitops (not $existing.private) -}}{{ println "identity.existing: gitops generates no keys; secrets with private and public keys are required (or identity.mode: none)" }}
+{{- else if not .Values.gitops -}}
   {{- $privateName := include "thumbwheel.identitySecret" . -}}{{- $publicName := include "thumbwheel.callersSecret" . -}}
   {{- $private := lookup "v1" "Secret" .Release.Namespace $privateName -}}
   {{- $public := lookup "v1" "Secret" .Release.Namespace $publicName -}}
-  {{- if and (not $existing.private) (ne (empty $private) (empty $public)) -}}{{ fail (printf "identity: only one of the secrets %s and %s exists; restore the other, or delete both so that the chart creates them" $privateName $publicName) }}{{- end -}}
+  {{- if and (not $existing.private) (ne (empty $private) (empty $public)) -}}{{ println (printf "identity: only one of the secrets %s and %s exists; restore the other, or delete both so that the chart creates them" $privateName $publicName) }}{{- end -}}
   {{- if and $private $public -}}
   {{- range $caller := include "thumbwheel.callers" . | fromJsonArray -}}
     {{- $lacking := list -}}
@@ -133,7 +133,7 @@ identity_required: false
     {{- $known := false -}}
     {{- range keys (default dict $public.data) -}}{{- if hasPrefix (printf "%s." $caller) . -}}{{- $known = true -}}{{- end -}}{{- end -}}
     {{- if not $known -}}{{- $lacking = append $lacking (printf "%s.pem in %s" $caller $publicName) -}}{{- end -}}
-    {{- if $lacking -}}{{ fail (printf "identity: the caller %s is new in this chart, or its key was lost: the secrets lack %s. Nothing was changed. Create the key, then upgrade: docs/kubernetes.md, Key of a new caller" $caller (join " and " $lacking)) }}{{- end -}}
+    {{- if $lacking -}}{{ println (printf "identity: the caller %s is new in this chart, or its key was lost: the secrets lack %s. Nothing was changed. Create the key, then upgrade: docs/kubernetes.md, Key of a new caller" $caller (join " and " $lacking)) }}{{- end -}}
   {{- end -}}
   {{- end -}}
 {{- end -}}

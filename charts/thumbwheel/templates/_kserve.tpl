@@ -228,18 +228,18 @@ spec:
 {{- $fraction := 0.9 -}}
 {{- $following := "" -}}
 {{- range $argument := $vllm.args -}}
-  {{- if regexMatch "^--(enable-lora|lora-modules|max-loras?|max-cpu-loras|max-lora-rank)(=|$)" $argument -}}{{ fail (printf "serving.vllm.args: %s: adapters are served with serving.vllm.sharedBase only" $argument) }}{{- end -}}
+  {{- if regexMatch "^--(enable-lora|lora-modules|max-loras?|max-cpu-loras|max-lora-rank)(=|$)" $argument -}}{{ println (printf "serving.vllm.args: %s: adapters are served with serving.vllm.sharedBase only" $argument) }}{{- end -}}
   {{- if hasPrefix "--gpu-memory-utilization=" $argument -}}{{- $fraction = trimPrefix "--gpu-memory-utilization=" $argument | float64 -}}{{- end -}}
   {{- if eq $following "--gpu-memory-utilization" -}}{{- $fraction = float64 $argument -}}{{- end -}}
   {{- $window := or (and (hasPrefix "--max-model-len=" $argument) (trimPrefix "--max-model-len=" $argument)) (and (eq $following "--max-model-len") $argument) -}}
-  {{- if and $window (regexMatch "^[0-9]+$" (toString $window)) (lt (int $window) (int $.Values.models.contextTokens)) -}}{{ fail (printf "models.contextTokens: %v is above --max-model-len=%v in serving.vllm.args, so vLLM would refuse long conversations" $.Values.models.contextTokens $window) }}{{- end -}}
+  {{- if and $window (regexMatch "^[0-9]+$" (toString $window)) (lt (int $window) (int $.Values.models.contextTokens)) -}}{{ println (printf "models.contextTokens: %v is above --max-model-len=%v in serving.vllm.args, so vLLM would refuse long conversations" $.Values.models.contextTokens $window) }}{{- end -}}
   {{- $following = $argument -}}
 {{- end -}}
-{{- if and $vllm.sharedBase.enabled .Values.models.store -}}{{ fail "serving.vllm.sharedBase: the server of a base reads adapters from the models claim; set models.store to \"\"" }}{{- end -}}
+{{- if and $vllm.sharedBase.enabled .Values.models.store -}}{{ println "serving.vllm.sharedBase: the server of a base reads adapters from the models claim; set models.store to \"\"" }}{{- end -}}
 {{- if gt (int $vllm.podsPerGpu) 1 -}}
 {{- $whole := mulf $fraction (int $vllm.podsPerGpu) -}}
-{{- if gt $whole 0.95 -}}{{ fail (printf "serving.vllm.podsPerGpu: %d pods with --gpu-memory-utilization=%v need %v of the memory of a GPU, and .95 may be used; set it to at most %v" (int $vllm.podsPerGpu) $fraction $whole (divf 0.95 (int $vllm.podsPerGpu))) }}{{- end -}}
-{{- if and .Values.training.enabled (gt (int $workers.gpus) 0) (eq (toYaml $vllm.nodeSelector) (toYaml $workers.nodeSelector)) -}}{{ fail "serving.vllm.podsPerGpu: ray.workers.nodeSelector selects the same nodes, where a worker would share a GPU with pods that serve; training has no limit for its memory, so give it other nodes" }}{{- end -}}
+{{- if gt $whole 0.95 -}}{{ println (printf "serving.vllm.podsPerGpu: %d pods with --gpu-memory-utilization=%v need %v of the memory of a GPU, and .95 may be used; set it to at most %v" (int $vllm.podsPerGpu) $fraction $whole (divf 0.95 (int $vllm.podsPerGpu))) }}{{- end -}}
+{{- if and .Values.training.enabled (gt (int $workers.gpus) 0) (eq (toYaml $vllm.nodeSelector) (toYaml $workers.nodeSelector)) -}}{{ println "serving.vllm.podsPerGpu: ray.workers.nodeSelector selects the same nodes, where a worker would share a GPU with pods that serve; training has no limit for its memory, so give it other nodes" }}{{- end -}}
 {{- end -}}
 {{- end -}}
 
@@ -247,14 +247,14 @@ spec:
 {{- define "thumbwheel.validateSharedBase" -}}
 {{- $shared := .Values.serving.vllm.sharedBase -}}
 {{- if $shared.enabled -}}
-{{- if not (include "thumbwheel.vllm" .) -}}{{ fail "serving.vllm.sharedBase: only vLLM serves adapters; set serving.mode to kserve and serving.kserve.runtime to vllm" }}{{- end -}}
-{{- if .Values.training.enabled -}}
+{{- if not (include "thumbwheel.vllm" .) -}}{{ println "serving.vllm.sharedBase: only vLLM serves adapters; set serving.mode to kserve and serving.kserve.runtime to vllm" }}
+{{- else if .Values.training.enabled -}}
 {{- /* The default of LoraConfig. */ -}}
 {{- $rank := 64 -}}
 {{- range $argument := .Values.training.extraArgs -}}
   {{- with regexFind "\\.served_rank=[0-9]+$" (toString $argument) -}}{{- $rank = trimPrefix ".served_rank=" . | int -}}{{- end -}}
 {{- end -}}
-{{- if gt $rank (int $shared.maxRank) -}}{{ fail (printf "serving.vllm.sharedBase.maxRank: %d, and training writes adapters up to rank %d; raise it, or set served_rank in training.extraArgs, for example [--set, ppo.lora.served_rank=%d]" (int $shared.maxRank) $rank (int $shared.maxRank)) }}{{- end -}}
+{{- if gt $rank (int $shared.maxRank) -}}{{ println (printf "serving.vllm.sharedBase.maxRank: %d, and training writes adapters up to rank %d; raise it, or set served_rank in training.extraArgs, for example [--set, ppo.lora.served_rank=%d]" (int $shared.maxRank) $rank (int $shared.maxRank)) }}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -269,15 +269,15 @@ spec:
 {{- end -}}
 {{- if eq $kserve.runtime "vllm" -}}
   {{- $limits := .Values.serving.vllm.resources.limits | default dict -}}
-  {{- if not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml $limits)) -}}{{ fail "serving.vllm.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; otherwise set serving.kserve.runtime to predictor" }}{{- end -}}
+  {{- if not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml $limits)) -}}{{ println "serving.vllm.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; otherwise set serving.kserve.runtime to predictor" }}{{- end -}}
 {{- end -}}
 {{- if eq $kserve.runtime "vllm" -}}{{ include "thumbwheel.validateVllm" . }}{{- end -}}
 {{- range $name, $size := dict "serving.kserve" $kserve "serving.kserve.candidate" $kserve.candidate -}}
-{{- if eq (int $size.minReplicas) 0 -}}{{ fail (printf "%s.minReplicas: 0 is not possible in deploymentMode %s: the generator asks a version only while a pod of it answers, so no request would start one; set at least 1" $name $kserve.deploymentMode) }}{{- end -}}
-{{- if gt (int $size.minReplicas) (int $size.maxReplicas) -}}{{ fail (printf "%s.minReplicas is above maxReplicas" $name) }}{{- end -}}
-{{- if and (eq $kserve.autoscaler "none") (ne (int $size.minReplicas) (int $size.maxReplicas)) -}}{{ fail (printf "%s.maxReplicas: serving.kserve.autoscaler none does not scale to maxReplicas; set another autoscaler" $name) }}{{- end -}}
+{{- if eq (int $size.minReplicas) 0 -}}{{ println (printf "%s.minReplicas: 0 is not possible in deploymentMode %s: the generator asks a version only while a pod of it answers, so no request would start one; set at least 1" $name $kserve.deploymentMode) }}
+{{- else if gt (int $size.minReplicas) (int $size.maxReplicas) -}}{{ println (printf "%s.minReplicas is above maxReplicas" $name) }}
+{{- else if and (eq $kserve.autoscaler "none") (ne (int $size.minReplicas) (int $size.maxReplicas)) -}}{{ println (printf "%s.maxReplicas: serving.kserve.autoscaler none does not scale to maxReplicas; set another autoscaler" $name) }}{{- end -}}
 {{- end -}}
-{{- if and $kserve.candidate.resources (eq $kserve.runtime "vllm") (not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml (default dict $kserve.candidate.resources.limits)))) -}}{{ fail "serving.kserve.candidate.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; {} takes those of serving.vllm" }}{{- end -}}
-{{- if and (eq $kserve.autoscaler "keda") (not $kserve.prometheus) -}}{{ fail "serving.kserve.prometheus: the URL of Prometheus is required with autoscaler keda" }}{{- end -}}
+{{- if and $kserve.candidate.resources (eq $kserve.runtime "vllm") (not (regexMatch "(gpu|gaudi|mig-)[^ ]*:" (toYaml (default dict $kserve.candidate.resources.limits)))) -}}{{ println "serving.kserve.candidate.resources: vLLM needs a GPU in limits, for example nvidia.com/gpu; {} takes those of serving.vllm" }}{{- end -}}
+{{- if and (eq $kserve.autoscaler "keda") (not $kserve.prometheus) -}}{{ println "serving.kserve.prometheus: the URL of Prometheus is required with autoscaler keda" }}{{- end -}}
 {{- end -}}
 {{- end -}}

@@ -169,17 +169,18 @@ template:
 {{/* Reject values of imports that do not belong together. */}}
 {{- define "thumbwheel.validateModels" -}}
 {{- $models := .Values.models -}}{{- $given := $models.import -}}
-{{- if and $models.store (eq (include "thumbwheel.firstVersion" .) "nano") -}}{{ fail "models.store: nano-0 is for tests and stays in the claim; set another models.initial" }}{{- end -}}
-{{- if and .Values.serviceAccount.modelStore.annotations (not (and $models.store (include "thumbwheel.kserve" .))) -}}{{ fail "serviceAccount.modelStore: only models.store with serving.mode kserve uses it" }}{{- end -}}
-{{- if and .Values.serving.kserve.storageSecret (not $models.store) -}}{{ fail "serving.kserve.storageSecret: only models.store uses it" }}{{- end -}}
-{{- if $given.source -}}
-{{- if not (regexMatch "^[a-z0-9][a-z0-9._-]{0,127}$" $models.initial) -}}{{ fail (printf "models.initial: %s names the imported version and must be 1 to 128 of a-z, 0-9, '.', '_', '-'" $models.initial) }}{{- end -}}
+{{- if and $models.store (eq (include "thumbwheel.firstVersion" .) "nano") -}}{{ println "models.store: nano-0 is for tests and stays in the claim; set another models.initial" }}{{- end -}}
+{{- if and .Values.serviceAccount.modelStore.annotations (not (and $models.store (include "thumbwheel.kserve" .))) -}}{{ println "serviceAccount.modelStore: only models.store with serving.mode kserve uses it" }}{{- end -}}
+{{- if and .Values.serving.kserve.storageSecret (not $models.store) -}}{{ println "serving.kserve.storageSecret: only models.store uses it" }}{{- end -}}
+{{- if include "thumbwheel.external" . -}}
+{{- else if $given.source -}}
+{{- if not (regexMatch "^[a-z0-9][a-z0-9._-]{0,127}$" $models.initial) -}}{{ println (printf "models.initial: %s names the imported version and must be 1 to 128 of a-z, 0-9, '.', '_', '-'" $models.initial) }}{{- end -}}
 {{- range $name := list "tokenSecret" "hub" -}}
-  {{- if and (index $given $name) (not (include "thumbwheel.isHubId" $)) -}}{{ fail (printf "models.import.%s: only a source of the hub (owner/model) uses it" $name) }}{{- end -}}
+  {{- if and (index $given $name) (not (include "thumbwheel.isHubId" $)) -}}{{ println (printf "models.import.%s: only a source of the hub (owner/model) uses it" $name) }}{{- end -}}
 {{- end -}}
 {{- else -}}
 {{- range $name := list "tokenSecret" "hub" -}}
-  {{- if index $given $name -}}{{ fail (printf "models.import.source: models.import.%s is set, so a source is required" $name) }}{{- end -}}
+  {{- if index $given $name -}}{{ println (printf "models.import.source: models.import.%s is set, so a source is required" $name) }}{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}

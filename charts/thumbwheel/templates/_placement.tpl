@@ -101,7 +101,7 @@ topologySpreadConstraints:
 {{- $reason := printf "%s.accessModes: ReadWriteOnce keeps the pods of %s on one node" $claim (join ", " $group) -}}
 {{- $way := printf "set %s.accessModes to [ReadWriteMany], or %s.existingClaim to such a claim" $claim $claim -}}
 {{- range $name, $given := $v.spread -}}
-  {{- if and $given.topologyKey (eq $given.whenUnsatisfiable "DoNotSchedule") -}}{{ fail (printf "spread.%s.whenUnsatisfiable: DoNotSchedule spreads each component, and %s; %s" $name $reason $way) }}{{- end -}}
+  {{- if and $given.topologyKey (eq $given.whenUnsatisfiable "DoNotSchedule") -}}{{ println (printf "spread.%s.whenUnsatisfiable: DoNotSchedule spreads each component, and %s; %s" $name $reason $way) }}{{- end -}}
 {{- end -}}
 {{- $selectors := dict -}}
 {{- range $name, $facts := include "thumbwheel.known" . | fromYaml -}}
@@ -109,7 +109,7 @@ topologySpreadConstraints:
   {{- if has $name $group -}}
     {{- $_ := set $selectors (printf "services.%s.nodeSelector" $name) $values.nodeSelector -}}
     {{- range (($values.affinity).podAntiAffinity).requiredDuringSchedulingIgnoredDuringExecution -}}
-      {{- if eq (get (((.labelSelector).matchLabels) | default dict) "app.kubernetes.io/component") $name -}}{{ fail (printf "services.%s.affinity: podAntiAffinity keeps its pods apart, and %s; %s" $name $reason $way) }}{{- end -}}
+      {{- if eq (get (((.labelSelector).matchLabels) | default dict) "app.kubernetes.io/component") $name -}}{{ println (printf "services.%s.affinity: podAntiAffinity keeps its pods apart, and %s; %s" $name $reason $way) }}{{- end -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}
@@ -126,9 +126,10 @@ topologySpreadConstraints:
     {{- $_ := set $selectors "training.nodeSelector" (include "thumbwheel.runValues" . | fromYaml).nodeSelector -}}
   {{- end -}}
 {{- end -}}
-{{- $first := keys $selectors | sortAlpha | first -}}
-{{- range $name := keys $selectors | sortAlpha -}}
-  {{- if ne (default dict (get $selectors $name) | toJson) (default dict (get $selectors $first) | toJson) -}}{{ fail (printf "%s: differs from %s, and %s; %s" $name $first $reason $way) }}{{- end -}}
+{{- $first := keys $selectors | sortAlpha | first -}}{{- $others := list -}}
+{{- range $name, $selector := $selectors -}}
+  {{- if ne (default dict $selector | toJson) (default dict (get $selectors $first) | toJson) -}}{{- $others = append $others $name -}}{{- end -}}
 {{- end -}}
+{{- with join ", " $others -}}{{ println (printf "%s: differs from %s, and %s; %s" . $first $reason $way) }}{{- end -}}
 {{- end -}}
 {{- end -}}

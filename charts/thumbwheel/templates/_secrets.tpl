@@ -79,6 +79,13 @@ meta.helm.sh/release-name: {{ .Release.Name }}
 meta.helm.sh/release-namespace: {{ .Release.Namespace }}
 {{- end -}}
 
+{{/* Keys that a secret of the cluster lacks, separated by commas. Arguments: list of secret and its keys. */}}
+{{- define "thumbwheel.lackingKeys" -}}
+{{- $data := default dict (index . 0).data -}}{{- $lacking := list -}}
+{{- range index . 1 -}}{{- if not (hasKey $data .) -}}{{- $lacking = append $lacking . -}}{{- end -}}{{- end -}}
+{{- join ", " $lacking -}}
+{{- end -}}
+
 {{/* Reject a secret without one of its keys: pods would wait for the key, and another master-key decrypts
      nothing. Reject a secret that Helm would delete: earlier charts had it in their manifests, and an object
      that leaves the manifests is deleted without the annotation. With gitops and in `helm template`
@@ -88,11 +95,9 @@ meta.helm.sh/release-namespace: {{ .Release.Namespace }}
 {{- range $kind, $facts := include "thumbwheel.secrets" . | fromYaml -}}
 {{- with lookup "v1" "Secret" $.Release.Namespace .name -}}
   {{- $found := . -}}
-  {{- range $facts.keys -}}
-    {{- if not (hasKey (default dict $found.data) .) -}}{{ fail (printf "%s: the secret %s lacks %s" ($facts.made | ternary "put it back" $facts.value) $facts.name .) }}{{- end -}}
-  {{- end -}}
+  {{- with include "thumbwheel.lackingKeys" (list . $facts.keys) -}}{{ println (printf "%s: the secret %s lacks %s" ($facts.made | ternary "put it back" $facts.value) $facts.name .) }}{{- end -}}
   {{- if and $facts.made $.Release.IsUpgrade (ne "keep" (dig "metadata" "annotations" "helm.sh/resource-policy" "" $found)) -}}
-    {{ fail (printf "Helm may delete the secret %s: kubectl --namespace %s annotate secret %s helm.sh/resource-policy=keep" $facts.name $.Release.Namespace $facts.name) }}
+    {{- println (printf "Helm may delete the secret %s: kubectl --namespace %s annotate secret %s helm.sh/resource-policy=keep" $facts.name $.Release.Namespace $facts.name) -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -125,18 +125,22 @@ valkey: {port: 6379, fact: valkey, secret: valkey-password, ready: {exec: {comma
 {{- $databases := list -}}
 {{- range include "thumbwheel.known" . | fromYaml -}}{{- with .database -}}{{- $databases = append $databases . -}}{{- end -}}{{- end -}}
 {{- range $name, $_ := .Values.database.services -}}
-  {{- if not (has $name $databases) -}}{{ fail (printf "database.services.%s: no service with a database; known: %s" $name (join ", " (sortAlpha $databases))) }}{{- end -}}
+  {{- if not (has $name $databases) -}}{{ println (printf "database.services.%s: no service with a database; known: %s" $name (join ", " (sortAlpha $databases))) }}{{- end -}}
 {{- end -}}
-{{- range $databases -}}
-  {{- $given := include "thumbwheel.databaseOf" (list $ .) | fromYaml -}}
-  {{- if not $given.existingSecret -}}{{ fail (printf "database.existingSecret: a secret with the Postgres URL of %s, or with its user and password, is required (or evaluation.enabled: true, which installs all stores)" .) }}{{- end -}}
+{{- /* Services by what their databases lack, because one value is often that of all. */ -}}
+{{- $lacking := dict -}}
+{{- range $name := uniq $databases -}}
+  {{- $given := include "thumbwheel.databaseOf" (list $ $name) | fromYaml -}}{{- $found := list -}}
+  {{- if not $given.existingSecret -}}{{- $found = append $found "database.existingSecret: a secret with the Postgres URL of %s, or with its user and password, is required (or evaluation.enabled: true, which installs all stores)" -}}{{- end -}}
   {{- if include "thumbwheel.databaseHasParts" $given -}}
-    {{- if not (or $given.name $given.keys.name) -}}{{ fail (printf "database.name: the database of %s at database.host is required; or set database.keys.name" .) }}{{- end -}}
-    {{- if and $given.caSecret (not (hasPrefix "verify" $given.sslMode)) -}}{{ fail (printf "database.sslMode: is %q for %s, which does not read database.caSecret; set verify-full or verify-ca" $given.sslMode .) }}{{- end -}}
+    {{- if not (or $given.name $given.keys.name) -}}{{- $found = append $found "database.name: the database of %s at database.host is required; or set database.keys.name" -}}{{- end -}}
+    {{- if and $given.caSecret (not (hasPrefix "verify" $given.sslMode)) -}}{{- $found = append $found (printf "database.sslMode: is %q for %%s, which does not read database.caSecret; set verify-full or verify-ca" $given.sslMode) -}}{{- end -}}
   {{- else if or $given.name $given.sslMode $given.keys.name $given.keys.port -}}
-    {{ fail (printf "database.host: is empty, so that %s reads a URL; database.name, database.sslMode and database.keys are parts beside a host" .) }}
+    {{- $found = append $found "database.host: is empty, so that %s reads a URL; database.name, database.sslMode and database.keys are parts beside a host" -}}
   {{- end -}}
+  {{- range $found -}}{{- $_ := set $lacking . (append (get $lacking . | default list) $name) -}}{{- end -}}
 {{- end -}}
+{{- range $error, $names := $lacking -}}{{ println (printf $error (join ", " $names)) }}{{- end -}}
 {{- end -}}
 
 {{/* Environment variables with the keys of the bucket; none with other credentials. Arguments: list of

@@ -43,15 +43,12 @@ tls_authority: /tls/ca.crt
 {{- define "thumbwheel.validateTls" -}}
 {{- if eq .Values.tls.mode "certManager" -}}
 {{- include "thumbwheel.needs" (list . "cert-manager.io/v1/Certificate" "tls.mode: certManager, but the cluster has no Certificate of cert-manager.io/v1 (cert-manager)") -}}
-{{- if ge (.Values.tls.certManager.renewBefore | trimSuffix "h" | int) (.Values.tls.certManager.duration | trimSuffix "h" | int) -}}{{ fail "tls.certManager.renewBefore: must be below tls.certManager.duration" }}{{- end -}}
+{{- if ge (.Values.tls.certManager.renewBefore | trimSuffix "h" | int) (.Values.tls.certManager.duration | trimSuffix "h" | int) -}}{{ println "tls.certManager.renewBefore: must be below tls.certManager.duration" }}{{- end -}}
 {{- else if and (eq .Values.tls.mode "secrets") (not .Values.gitops) -}}
 {{- range $name := include "thumbwheel.certified" . | fromJsonArray -}}
   {{- $secret := include "thumbwheel.certificateSecret" (list $ $name) -}}
   {{- with lookup "v1" "Secret" $.Release.Namespace $secret -}}
-    {{- $data := default dict .data -}}
-    {{- range list "tls.crt" "tls.key" "ca.crt" -}}
-      {{- if not (hasKey $data .) -}}{{ fail (printf "tls.mode: the secret %s lacks %s" $secret .) }}{{- end -}}
-    {{- end -}}
+    {{- with include "thumbwheel.lackingKeys" (list . (list "tls.crt" "tls.key" "ca.crt")) -}}{{ println (printf "tls.mode: the secret %s lacks %s" $secret .) }}{{- end -}}
   {{- end -}}
 {{- end -}}
 {{- end -}}

@@ -200,45 +200,48 @@ kueue.x-k8s.io/queue-name: {{ . }}
 {{- end -}}
 
 {{- define "thumbwheel.validateTraining" -}}
-{{- if .Values.training.enabled -}}
+{{- /* External serving has no training. */ -}}
+{{- if and .Values.training.enabled (not (include "thumbwheel.external" .)) -}}
 {{- $v := .Values -}}{{- $workers := .Values.ray.workers -}}{{- $gpus := int $workers.gpus -}}{{- $mode := include "thumbwheel.rayMode" . -}}
 {{- $recipe := include "thumbwheel.recipe" . -}}
 {{- range list "nano" "small" -}}
-  {{- if and (ne . $recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ fail (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $recipe . $v.models.initial .) }}{{- end -}}
+  {{- if and (ne . $recipe) (regexMatch (printf "^%s-[0-9]+$" .) $v.models.initial) -}}{{ println (printf "training.recipe: %s cannot train a model of %s, and models.initial is %s; set %s" $recipe . $v.models.initial .) }}{{- end -}}
 {{- end -}}
 {{- include "thumbwheel.validateRollouts" . -}}
 {{- $items := $v.training.benchmarks.items.existingClaim -}}
-{{- if and $items (has $items (list (include "thumbwheel.modelsClaim" .) (include "thumbwheel.loopClaim" .))) -}}{{ fail (printf "training.benchmarks.items.existingClaim: %s is also the claim of models or of the loop, and kubelet mounts a claim once in a pod" $items) }}{{- end -}}
-{{- range $name, $given := dict "ray.workers.minReplicas" $workers.minReplicas "ray.rolloutActors" $v.ray.rolloutActors -}}
-  {{- if and (gt (int $given) 0) (ne $mode "kuberay") -}}{{ fail (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
+{{- if and $items (has $items (list (include "thumbwheel.modelsClaim" .) (include "thumbwheel.loopClaim" .))) -}}{{ println (printf "training.benchmarks.items.existingClaim: %s is also the claim of models or of the loop, and kubelet mounts a claim once in a pod" $items) }}{{- end -}}
+{{- if ne $mode "kuberay" -}}
+{{- range $name, $given := dict "ray.workers.minReplicas" $workers.minReplicas "ray.rolloutActors" $v.ray.rolloutActors "ray.autoscaling.enabled" $v.ray.autoscaling.enabled -}}
+  {{- if $given -}}{{ println (printf "%s: needs ray.mode kuberay" $name) }}{{- end -}}
 {{- end -}}
-{{- if gt (int $workers.minReplicas) (int $workers.replicas) -}}{{ fail "ray.workers.minReplicas: is above ray.workers.replicas" }}{{- end -}}
-{{- if and (gt (int $workers.minReplicas) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.minReplicas, because Ray would wait for the pods of the actors" }}{{- end -}}
-{{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ fail "ray.rolloutActors: not allowed with ray.workers.gpus, because an actor samples on CPUs and would occupy a pod with GPUs" }}{{- end -}}
+{{- else -}}
+{{- if gt (int $workers.minReplicas) (int $workers.replicas) -}}{{ println "ray.workers.minReplicas: is above ray.workers.replicas" }}{{- end -}}
+{{- if and (gt (int $workers.minReplicas) 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ println "ray.rolloutActors: not allowed with ray.workers.minReplicas, because Ray would wait for the pods of the actors" }}{{- end -}}
+{{- if and (gt $gpus 0) (gt (int $v.ray.rolloutActors) 0) -}}{{ println "ray.rolloutActors: not allowed with ray.workers.gpus, because an actor samples on CPUs and would occupy a pod with GPUs" }}{{- end -}}
+{{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int (include "thumbwheel.rayPods" .))) -}}{{ println "ray.autoscaling.minReplicas: is above ray.workers.replicas and ray.rolloutActors together" }}{{- end -}}
+{{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ println "ray.autoscaling.enabled: Kueue (ray.queueName) admits a complete run; set only one of the two" }}{{- end -}}
+{{- end -}}
 {{- if eq $v.ray.mode "kuberay" -}}{{ include "thumbwheel.needs" (list . "ray.io/v1/RayJob" "ray.mode: kuberay, but the cluster has no RayJob of ray.io/v1 (KubeRay operator)") }}{{- end -}}
-{{- if and (eq $recipe "auto") (eq $mode "kuberay") (gt $gpus 0) (not $v.training.hardware.accelerator) -}}{{ fail "training.hardware.accelerator: recipe auto plans by the GPU of the workers, which the pod of the loop does not see; name it, such as h100" }}{{- end -}}
-{{- if and (gt $gpus 0) (eq $mode "local") -}}{{ fail "ray.workers.gpus: GPUs need ray.mode kuberay or job; local trains without Ray on CPUs" }}{{- end -}}
-{{- if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ fail "ray.workers.gpus: select GPU nodes with ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
-{{- range $kind, $amounts := $workers.resources -}}
+{{- if and (eq $recipe "auto") (eq $mode "kuberay") (gt $gpus 0) (not $v.training.hardware.accelerator) -}}{{ println "training.hardware.accelerator: recipe auto plans by the GPU of the workers, which the pod of the loop does not see; name it, such as h100" }}{{- end -}}
+{{- if and (gt $gpus 0) (eq $mode "local") -}}{{ println "ray.workers.gpus: GPUs need ray.mode kuberay or job; local trains without Ray on CPUs" }}
+{{- else if and (gt $gpus 0) (not (or $workers.nodeSelector $workers.tolerations)) -}}{{ println "ray.workers.gpus: select GPU nodes with ray.workers.nodeSelector or ray.workers.tolerations" }}{{- end -}}
+{{- range $kind, $amounts := omit $workers.resources "claims" -}}
   {{- range $name := keys (default dict $amounts) -}}
-    {{- if contains "gpu" (lower $name) -}}{{ fail (printf "ray.workers.resources.%s: set %s with ray.workers.gpus and ray.workers.gpuResource" $kind $name) }}{{- end -}}
+    {{- if contains "gpu" (lower $name) -}}{{ println (printf "ray.workers.resources.%s: set %s with ray.workers.gpus and ray.workers.gpuResource" $kind $name) }}{{- end -}}
   {{- end -}}
 {{- end -}}
-{{- if and $v.ray.autoscaling.enabled (ne $mode "kuberay") -}}{{ fail "ray.autoscaling.enabled: needs ray.mode kuberay" }}{{- end -}}
-{{- if and $v.ray.autoscaling.enabled (gt (int $v.ray.autoscaling.minReplicas) (int (include "thumbwheel.rayPods" .))) -}}{{ fail "ray.autoscaling.minReplicas: is above ray.workers.replicas and ray.rolloutActors together" }}{{- end -}}
-{{- if and $v.ray.autoscaling.enabled $v.ray.queueName -}}{{ fail "ray.autoscaling.enabled: Kueue (ray.queueName) admits a complete run; set only one of the two" }}{{- end -}}
-{{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ fail "training.canary.seconds: must be below training.deadlineSeconds, which ends the run" }}{{- end -}}
+{{- if and (ne (toString $v.training.canary.seconds) "") (ge (float64 $v.training.canary.seconds) (float64 $v.training.deadlineSeconds)) -}}{{ println "training.canary.seconds: must be below training.deadlineSeconds, which ends the run" }}{{- end -}}
 {{- end -}}
 {{- end -}}
 
 {{/* Reject model servers that the trainer cannot use for rollouts. */}}
 {{- define "thumbwheel.validateRollouts" -}}
 {{- $v := .Values.training.rollouts -}}{{- $ray := .Values.ray -}}
-{{- if and $v.environment.existingClaim (ne $v.engine "vllm") -}}{{ fail "training.rollouts.environment.existingClaim: only training.rollouts.engine vllm uses it" }}{{- end -}}
+{{- if and $v.environment.existingClaim (ne $v.engine "vllm") -}}{{ println "training.rollouts.environment.existingClaim: only training.rollouts.engine vllm uses it" }}{{- end -}}
 {{- if $v.engine -}}
 {{- $types := dict "vllm" (list "bfloat16" "float16" "float32") "predictor" (list "float32" "uint8") -}}
-{{- if and $v.dtype (not (has $v.dtype (index $types $v.engine))) -}}{{ fail (printf "training.rollouts.dtype: %s is not a type of %s; set one of %s" $v.dtype $v.engine (index $types $v.engine | join ", ")) }}{{- end -}}
-{{- if and (eq (include "thumbwheel.rayMode" .) "kuberay") (gt (int $ray.workers.replicas) 1) -}}{{ fail (printf "training.rollouts.engine: the server of the first worker is on loopback, which the pods of the %d workers of ray.workers.replicas do not share; set replicas to 1, ray.mode to job, or engine to \"\"" (int $ray.workers.replicas)) }}{{- end -}}
-{{- if gt (int $ray.rolloutActors) 0 -}}{{ fail "training.rollouts.engine: not allowed with ray.rolloutActors, which sample instead" }}{{- end -}}
+{{- if and $v.dtype (not (has $v.dtype (index $types $v.engine))) -}}{{ println (printf "training.rollouts.dtype: %s is not a type of %s; set one of %s" $v.dtype $v.engine (index $types $v.engine | join ", ")) }}{{- end -}}
+{{- if and (eq (include "thumbwheel.rayMode" .) "kuberay") (gt (int $ray.workers.replicas) 1) -}}{{ println (printf "training.rollouts.engine: the server of the first worker is on loopback, which the pods of the %d workers of ray.workers.replicas do not share; set replicas to 1, ray.mode to job, or engine to \"\"" (int $ray.workers.replicas)) }}{{- end -}}
+{{- if and (eq (include "thumbwheel.rayMode" .) "kuberay") (gt (int $ray.rolloutActors) 0) -}}{{ println "training.rollouts.engine: not allowed with ray.rolloutActors, which sample instead" }}{{- end -}}
 {{- end -}}
 {{- end -}}
