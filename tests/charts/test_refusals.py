@@ -20,6 +20,7 @@ WRONG = BY_SCHEMA | BY_SCHEMA_AS_NULL
 def test_an_invalid_value_is_named(case: str) -> None:
     setting, named = WRONG[case]
     output = refusal("existing-values.yaml", setting)
+    assert "thumbwheel/templates" not in output
     assert [word for word in named.split() if word not in output] == []
 
 
