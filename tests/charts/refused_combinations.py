@@ -306,6 +306,10 @@ BY_TEMPLATE: Cases = {
         "models.import.tokenSecret=hub",
         "models.import.source models.import.tokenSecret",
     ),
+    "a chat template without a source": (
+        "models.import.chatTemplate=x",
+        "models.import.source models.import.chatTemplate",
+    ),
     "a hub for a source in a bucket": (
         "models.import.source=s3://team/m,models.initial=m,models.import.hub=http://h",
         "models.import.hub",

@@ -1,6 +1,7 @@
 """The first version: a Job that imports it, or images that contain it."""
 
 import argparse
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,24 @@ def test_import_from_a_mounted_folder_has_no_network() -> None:
     assert import_options(model_job(objects)).thinking == "on"
     assert import_options(model_job(objects)).source == "/mnt/model"
     assert policy(objects).get("egress") is None
+
+
+def test_the_job_gives_the_version_the_chat_template_of_the_values() -> None:
+    text = '{% for message in messages %}{{ message.content | e }}\n<"&">\n{% endfor %}'
+    json_sets = (f"models.import.chatTemplate={json.dumps(text)}",)
+    objects = render(EXISTING, *HUB, json_sets=json_sets)
+    job = model_job(objects)
+    path = import_options(job).chat_template
+    spec = job["spec"]["template"]["spec"]
+    mounts = {each["name"]: Path(each["mountPath"]) for each in container(job)["volumeMounts"]}
+    (volume,) = (each for each in spec["volumes"] if mounts[each["name"]] == path.parent)
+    maps = {item["metadata"]["name"]: item["data"] for item in of_kind(objects, "ConfigMap")}
+    assert maps[volume["configMap"]["name"]] == {path.name: text}
+    plain = model_job(render(EXISTING, *HUB))
+    other = model_job(render(EXISTING, *HUB, "models.import.chatTemplate=x"))
+    assert len({each["metadata"]["name"] for each in (job, plain, other)}) == 3
+    assert import_options(plain).chat_template is None
+    assert len(plain["spec"]["template"]["spec"]["volumes"]) == len(spec["volumes"]) - 1
 
 
 def test_name_of_the_job_is_a_hash_of_its_settings() -> None:

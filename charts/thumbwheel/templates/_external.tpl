@@ -82,7 +82,7 @@
   {{- range $name := list "existingClaim" "store" -}}
     {{- if index $.Values.models $name -}}{{ println (printf "models.%s: serving.mode external reads no models" $name) }}{{- end -}}
   {{- end -}}
-  {{- range $name := list "source" "tokenSecret" "hub" -}}
+  {{- range $name := list "source" "tokenSecret" "hub" "chatTemplate" -}}
     {{- if index $.Values.models.import $name -}}{{ println (printf "models.import.%s: serving.mode external reads no models" $name) }}{{- end -}}
   {{- end -}}
   {{- if ge (int $external.replyTokens) (int $external.contextTokens) -}}{{ println "serving.external.replyTokens: is not below contextTokens, so that no context would fit" }}{{- end -}}

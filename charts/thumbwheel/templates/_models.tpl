@@ -48,6 +48,12 @@
 {{- printf "%s-%s" (include "thumbwheel.name" (list . "model")) (include "thumbwheel.modelJobSpec" . | sha256sum | trunc 8) -}}
 {{- end -}}
 
+{{/* Name of the ConfigMap with the chat template. It contains the hash of the text, so that another
+     template is another Job. */}}
+{{- define "thumbwheel.chatTemplate" -}}
+{{- printf "%s-%s" (include "thumbwheel.name" (list . "chat-template")) (.Values.models.import.chatTemplate | sha256sum | trunc 8) -}}
+{{- end -}}
+
 {{- define "thumbwheel.isHubId" -}}
 {{- if regexMatch "^[A-Za-z0-9_.-]+/[A-Za-z0-9_.-]+(@.+)?$" .Values.models.import.source }}yes{{ end -}}
 {{- end -}}
@@ -82,6 +88,7 @@ args: [infra.install.small_model, --into, /models, --keep]
 {{- with .Values.models.acceptTerms }}{{ $words = concat $words (list "--accept-terms" .) }}{{ end }}
 {{- if $given.thinking }}{{ $words = concat $words (list "--thinking" "on") }}{{ end }}
 {{- with $given.tokenSecret }}{{ $words = concat $words (list "--token-file" "/token/token") }}{{ end }}
+{{- with $given.chatTemplate }}{{ $words = concat $words (list "--chat-template" "/chat-template/chat_template.jinja") }}{{ end }}
 args: {{ $words | toJson }}
 {{- end }}
 {{ include "thumbwheel.containerSecurity" . }}
@@ -106,6 +113,9 @@ volumeMounts:
   - {name: models, mountPath: /models}
   {{- if $given.tokenSecret }}
   - {name: token, mountPath: /token, readOnly: true}
+  {{- end }}
+  {{- if and $given.chatTemplate (eq $way "import") }}
+  - {name: chat-template, mountPath: /chat-template, readOnly: true}
   {{- end }}
   {{- include "thumbwheel.extraMounts" (list . $given) | nindent 2 }}
 {{- end -}}
@@ -163,6 +173,9 @@ template:
       {{- with $given.tokenSecret }}
       - {name: token, secret: {secretName: {{ . }}, defaultMode: 0440, items: [{key: {{ $given.tokenKey }}, path: token}]}}
       {{- end }}
+      {{- if and $given.chatTemplate (eq $way "import") }}
+      - {name: chat-template, configMap: {name: {{ include "thumbwheel.chatTemplate" . }}}}
+      {{- end }}
       {{- include "thumbwheel.extraVolumes" (list . $given) | nindent 6 }}
 {{- end -}}
 
@@ -179,7 +192,7 @@ template:
   {{- if and (index $given $name) (not (include "thumbwheel.isHubId" $)) -}}{{ println (printf "models.import.%s: only a source of the hub (owner/model) uses it" $name) }}{{- end -}}
 {{- end -}}
 {{- else -}}
-{{- range $name := list "tokenSecret" "hub" -}}
+{{- range $name := list "tokenSecret" "hub" "chatTemplate" -}}
   {{- if index $given $name -}}{{ println (printf "models.import.source: models.import.%s is set, so a source is required" $name) }}{{- end -}}
 {{- end -}}
 {{- end -}}
