@@ -84,9 +84,11 @@ class Schema:
         """Apply the missing migrations; return the revisions before and after.
 
         The connection is in a transaction, to which all changes belong. Concurrent migrations wait
-        for the first one and then change nothing.
+        for the first one and then change nothing. A current schema needs no lock.
         """
-        # Before the lock, because the import takes 0.4 s.
+        if (found := self.revision(connection)) >= self.head:
+            return found, found
+        # Before the lock and for migrations only, because the import takes 0.4 s.
         from alembic import command
 
         driver_connection: Any = connection.connection.driver_connection
@@ -95,8 +97,7 @@ class Schema:
         elif not driver_connection.in_transaction:
             # The driver begins transactions itself, late and DEFERRED, unless the engine does.
             connection.exec_driver_sql("BEGIN EXCLUSIVE")
-        before = self.revision(connection)
-        if before >= self.head:
+        if (before := self.revision(connection)) >= self.head:
             return before, before
         config = self.alembic_config(connection)
         is_unversioned = not before and self.unversioned_table

@@ -1,6 +1,7 @@
 """Schema of a database: revisions, refusals, and migrations in one transaction."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,19 +156,32 @@ def test_table_and_lock_are_those_of_earlier_releases(service: str) -> None:
     assert (schema.revision_table, str(lock)) == EARLIER[service]
 
 
-def test_migration_locks_a_file_before_it_reads_the_revision(
+def test_current_schema_is_found_without_alembic(
+    parrots: Schema, connection: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parrots.upgrade(connection)
+    monkeypatch.setitem(sys.modules, "alembic", None)
+    assert parrots.upgrade(connection) == ("0002", "0002")
+
+
+def test_migration_reads_the_revision_again_under_the_lock_of_a_file(
     parrots: Schema, tmp_path: Path
 ) -> None:
     """Without an event of the engine, the driver begins at the first change only."""
     engine = create_engine(f"sqlite:///{tmp_path}/parrots.db", connect_args={"timeout": 0})
     with engine.connect() as first, engine.connect() as second:
-        first.begin()
-        parrots.upgrade(first)
-        first.commit()
-        first.exec_driver_sql("BEGIN IMMEDIATE")
+
+        @event.listens_for(second, "before_cursor_execute")
+        def migrate_first(_connection: Connection, _cursor: object, sql: str, *_: object) -> None:
+            if sql == "BEGIN EXCLUSIVE":
+                assert parrots.upgrade(first) == ("", "0002")
+                # Alembic could not migrate a revision of a later version.
+                set_revision(first, parrots, "0003")
+                first.commit()
+
         second.begin()
+        assert parrots.upgrade(second) == ("0003", "0003")
+        # Nothing has changed, but the lock is held until the end of the transaction.
         with pytest.raises(OperationalError, match="locked"):
-            parrots.upgrade(second)
-        first.rollback()
-        assert parrots.upgrade(second) == ("0002", "0002")
+            parrots.revision(first)
     engine.dispose()
