@@ -1,7 +1,7 @@
-"""Bounded threads for work on long texts, which ends with the call that asked for the work.
+"""Threads whose work does not outlive its caller, unlike the work of `asyncio.to_thread`.
 
-`asyncio.to_thread` has neither property: its pool has a thread per core and more, and a thread runs
-on after the deadline of its call.
+Work on long texts is abandoned when its call ends, and has a limited number of threads. Work on a
+database is waited for, because its connection must return before the database is closed.
 """
 
 import asyncio
@@ -9,8 +9,9 @@ import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
+ArgumentsT = ParamSpec("ArgumentsT")
 ResultT = TypeVar("ResultT")
 
 # Function that work calls between its steps. Raises AbandonedError after the end of the call.
@@ -49,3 +50,15 @@ class BoundedThreads:
             )
         finally:
             ended.set()
+
+
+async def run_to_end(
+    work: Callable[ArgumentsT, ResultT], *arguments: ArgumentsT.args, **options: ArgumentsT.kwargs
+) -> ResultT:
+    """Return the result of `work` in a thread; a cancelled caller first waits for its end."""
+    running = asyncio.create_task(asyncio.to_thread(work, *arguments, **options))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.gather(running, return_exceptions=True)
+        raise

@@ -12,7 +12,7 @@ import socket
 import sys
 from argparse import ArgumentParser
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -118,16 +118,15 @@ async def _open_streams(
     _catch_up(stores)
     mode = _single_replica() if engine.dialect.name == "sqlite" else _many_replicas(engine)
     overtaken = partial(overtaken_turns, erasures.last)
-    sealers = (
-        Sealer(FeedbackEvent, codec.extract_feedback_texts, keys, master),
-        Sealer(TurnEvent, codec.extract_turn_texts, keys, master, overtaken=overtaken),
-    )
+    sealer = Sealer(FeedbackEvent, codec.extract_feedback_texts, keys, master)
+    turn_sealer = Sealer(TurnEvent, codec.extract_turn_texts, keys, master, overtaken=overtaken)
     claims = mode.claims
     async with (
+        AsyncExitStack() as closing,
         open_stream(
-            settings, FEEDBACK, stores, fold, claims[0], sealers[0], mode.on_stored, mode.on_sunk
+            settings, FEEDBACK, stores, fold, claims[0], sealer, mode.on_stored, mode.on_sunk
         ) as feedback,
-        open_stream(settings, TURNS, stores, fold_turns, claims[1], sealers[1]) as turns,
+        open_stream(settings, TURNS, stores, fold_turns, claims[1], turn_sealer) as turns,
     ):
         current_thumbs = thumbs.Thumbs(engine, mode.pending_thumbs, settings.account_age())
         figures = experiments.Experiments(engine, current_thumbs)
@@ -158,7 +157,7 @@ async def _open_streams(
             )
         compactor = compaction_of(settings, engine, stores)
         compaction = run_compaction(compactor, settings.compaction_minutes * 60)
-        async with _background_tasks(*background), compaction:
+        async with _background_tasks(closing, *background), compaction:
             yield [
                 Registration(NAME, add_FeedbackLogServiceServicer_to_server, servicer, batch=BATCH)
             ]
@@ -225,9 +224,16 @@ def _no_op(_argument: object) -> None:
 
 
 @asynccontextmanager
-async def _background_tasks(*work: Coroutine[None, None, None]) -> AsyncIterator[None]:
-    """Run coroutines as tasks until the block ends, then cancel them."""
+async def _background_tasks(
+    closing: AsyncExitStack, *work: Coroutine[None, None, None]
+) -> AsyncIterator[None]:
+    """Run coroutines as tasks until the block ends, then cancel them; `closing` waits for them.
+
+    Their threads may work for minutes. The streams, which have little time, are closed before; the
+    database, which would leave the connections of the threads open, is closed afterwards.
+    """
     tasks = [asyncio.create_task(each) for each in work]
+    closing.push_async_callback(asyncio.wait, tasks)
     try:
         yield
     finally:

@@ -13,6 +13,7 @@ from sqlalchemy import Engine, update
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
+from services.chassis.threads import run_to_end
 from services.feedback.store import tables
 from services.feedback.store.database import transaction
 
@@ -41,7 +42,7 @@ async def clear_payloads_hourly(
     """Clear old payloads now and every hour until cancelled."""
     while True:
         try:
-            cleared = await asyncio.to_thread(
+            cleared = await run_to_end(
                 clear_payloads, engine, now_us() - int(older_than_seconds * 1_000_000)
             )
         except UnavailableError:

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, Engine, Row, delete, func, insert, select, up
 from services.chassis.audit.acts import Act, calling_service
 from services.chassis.errors import NotFoundError, UnavailableError
 from services.chassis.telemetry import fields
+from services.chassis.threads import run_to_end
 from services.feedback import metrics
 from services.feedback.events import Stream
 from services.feedback.lake.ledger import lock_stream
@@ -292,7 +293,7 @@ async def update_metrics_periodically(
     pending = PendingErasures(0, None)
     while True:
         try:
-            pending = await asyncio.to_thread(erasures.pending)
+            pending = await run_to_end(erasures.pending)
         except UnavailableError as error:
             log.warning("erasures not counted", extra=fields(reason=error.reason))
         metrics.ERASURES_WAITING.set(pending.erasures)

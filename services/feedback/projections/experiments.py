@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection, Engine, delete, func, insert, select
 
 from services.chassis.telemetry import fields
+from services.chassis.threads import run_to_end
 from services.feedback.events import TurnEvent
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
@@ -113,7 +114,7 @@ class Experiments:
             (count.model_version, count.arm): (count.up, count.down)
             for count in await self._thumbs.count(since_us)
         }
-        exposures = await asyncio.to_thread(self._exposures, since_us)
+        exposures = await run_to_end(self._exposures, since_us)
         figures = [
             ArmFigures(version, arm, users, first_us, *votes.get((version, arm), (0, 0)))
             for (version, arm), (users, first_us) in exposures.items()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from sqlalchemy import Engine, delete
 
 from services.chassis.errors import UnavailableError
+from services.chassis.threads import run_to_end
 from services.feedback.store import tables
 from services.feedback.store.database import transaction
 
@@ -32,7 +33,7 @@ async def expire_hourly(
     while True:
         before_us = now_us() - int(older_than_seconds * 1_000_000)
         with contextlib.suppress(UnavailableError):
-            await asyncio.to_thread(expire, engine, before_us)
+            await run_to_end(expire, engine, before_us)
         await asyncio.sleep(SWEEP_SECONDS)
 
 

@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from services.chassis.telemetry import fields
+from services.chassis.threads import run_to_end
 from services.feedback.lake import parquet
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import ObjectStore, ObjectStoreError
@@ -104,7 +105,7 @@ async def catch_up_periodically(
     while True:
         await asyncio.sleep(every_seconds)
         try:
-            await asyncio.to_thread(catch_ups)
+            await run_to_end(catch_ups)
         except (DamagedObjectError, ObjectStoreError, LedgerUnavailableError) as error:
             log.warning(
                 "projections could not be compared with the ledger",

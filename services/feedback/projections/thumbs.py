@@ -6,7 +6,6 @@ Logs of several replicas arrive in any order: each state has its place in the or
 and an older state never replaces a newer one.
 """
 
-import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, Engine, and_, case, func, literal, select, true
 
+from services.chassis.threads import run_to_end
 from services.contracts.chat import OUTSIDE_EXPERIMENT
 from services.contracts.feedback import Retraction, Subject, Thumb
 from services.contracts.identifiers import created_us
@@ -161,7 +161,7 @@ class Thumbs:
                 return _read_states(connection, keys)
 
         # Read the pending states first: a state that is committed in between is then in both.
-        found = await asyncio.to_thread(read)
+        found = await run_to_end(read)
         found |= newer(pending, found)
         return {
             message_id: state for (_, message_id), state in found.items() if state.up is not None
@@ -174,7 +174,7 @@ class Thumbs:
             LedgerUnavailableError: The database does not answer.
         """
         pending = await self._pending.latest(None)
-        totals = await asyncio.to_thread(self._totals, pending, since_us)
+        totals = await run_to_end(self._totals, pending, since_us)
         pairs = sorted({(version, arm) for version, arm, _ in totals})
         counts = [ThumbCount(v, a, totals[v, a, True], totals[v, a, False]) for v, a in pairs]
         return [count for count in counts if count.up or count.down]
@@ -189,7 +189,7 @@ class Thumbs:
             LedgerUnavailableError: The database does not answer.
         """
         pending = await self._pending.latest(None)
-        totals = await asyncio.to_thread(self._user_totals, pending, since_us)
+        totals = await run_to_end(self._user_totals, pending, since_us)
         counts: defaultdict[tuple[str, str], UserCount] = defaultdict(Counter)
         for (version, arm, up, down, _), number in totals.items():
             counts[version, arm][up, down] += number
@@ -206,7 +206,7 @@ class Thumbs:
             LedgerUnavailableError: The database does not answer.
         """
         pending = await self._pending.latest(None)
-        totals = await asyncio.to_thread(self._user_totals, pending, since_us, frozenset(versions))
+        totals = await run_to_end(self._user_totals, pending, since_us, frozenset(versions))
         counts: defaultdict[str, WeightedCount] = defaultdict(Counter)
         for (version, _, up, down, tenths), number in totals.items():
             counts[version][up, down, tenths] += number

@@ -32,6 +32,7 @@ from sqlalchemy import (
 )
 
 from services.chassis.telemetry import fields
+from services.chassis.threads import run_to_end
 from services.contracts.chat import OUTSIDE_EXPERIMENT
 from services.contracts.feedback import SignalKind
 from services.feedback.projections.experiments import REFRESH_SECONDS, FigureSource
@@ -233,7 +234,7 @@ class VersionFeedbacks:
         Raises:
             LedgerUnavailableError: The database does not answer.
         """
-        return await asyncio.to_thread(self._rates, versions, since_us)
+        return await run_to_end(self._rates, versions, since_us)
 
     def _rates(self, versions: Sequence[str], since_us: int) -> defaultdict[str, list[RateSums]]:
         found: defaultdict[str, list[RateSums]] = defaultdict(list)

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, delete, select, text
 
 from services.chassis.errors import UnavailableError
 from services.chassis.telemetry import fields
+from services.chassis.threads import run_to_end
 from services.feedback.lake.ledger import committed_fingerprints, delete_claims
 from services.feedback.projections.thumbs import Change, Key, ThumbState
 from services.feedback.spool.accept import Claim, Claims
@@ -180,7 +181,7 @@ class PostgresClaims:
 
     async def latest(self, keys: Collection[Key] | None) -> Mapping[Key, ThumbState]:
         """Return the newest claimed thumb or retraction of each user on each message."""
-        return await asyncio.to_thread(self._read_latest, keys)
+        return await run_to_end(self._read_latest, keys)
 
     def _read_latest(self, keys: Collection[Key] | None) -> dict[Key, ThumbState]:
         table = tables.claims.c
@@ -206,7 +207,7 @@ async def sweep_hourly(claims: Claims, older_than_seconds: float) -> None:
     while True:
         await asyncio.sleep(SWEEP_SECONDS)
         try:
-            swept = await asyncio.to_thread(claims.sweep, older_than_seconds)
+            swept = await run_to_end(claims.sweep, older_than_seconds)
         except UnavailableError:
             continue
         if swept:

@@ -16,6 +16,7 @@ from sqlalchemy import Engine, delete, insert, select, update
 
 from services.chassis.errors import DetailedError, UnavailableError
 from services.chassis.telemetry import fields
+from services.chassis.threads import run_to_end
 from services.feedback import metrics
 from services.feedback.store import tables
 from services.feedback.store.database import database_clock_us, transaction
@@ -200,7 +201,7 @@ async def report_periodically(
     while True:
         await asyncio.sleep(every_seconds)
         try:
-            await asyncio.to_thread(registry.report, states())
-            update_absent_metrics(await asyncio.to_thread(registry.logs), shown)
+            await run_to_end(registry.report, states())
+            update_absent_metrics(await run_to_end(registry.logs), shown)
         except UnavailableError:
             log.warning("write-ahead logs not reported, retrying")

@@ -1,9 +1,11 @@
 """Schema migrations on SQLite and Postgres, and the state of the first release."""
 
+import asyncio
 import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -11,12 +13,13 @@ import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 
 from services.chassis.errors import AlreadyExistsError
 from services.contracts.identifiers import principal_of
 from services.feedback import wire as codec
+from services.feedback.lake import dead_letter_payloads
 from services.feedback.lake.audit import audit
 from services.feedback.lake.ledger import Ledger
 from services.feedback.lake.object_store import Directory
@@ -26,7 +29,8 @@ from services.feedback.projections.thumbs import Thumbs, catch_up, change_of, fo
 from services.feedback.sink import FlushLimits, Sink
 from services.feedback.spool.spool import Spool, inspect
 from services.feedback.store import tables
-from services.feedback.store.database import SCHEMA, connect, migrate, open_database
+from services.feedback.store.database import SCHEMA, connect, migrate, open_database, transaction
+from tests.services.feedback.clients import running
 from tests.services.feedback.samples import ADA, FEEDBACK, KEY, entry, name, thumb, ups
 from tests.services.feedback.sealing_world import SealingWorld
 
@@ -260,3 +264,24 @@ def test_the_state_of_the_first_release_counts_as_plain_and_is_erased(tmp_path: 
     assert world.current() == (0, 0)
     world.close()
     engine.dispose()
+
+
+async def test_service_closes_the_database_after_its_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A closed pool leaves a connection open that a thread returns later."""
+    begun, closed, events = threading.Event(), threading.Event(), []
+
+    def clear_slowly(engine: Engine, _before_us: int) -> int:
+        event.listen(engine, "engine_disposed", lambda _: (events.append("closed"), closed.set()))
+        with transaction(engine):
+            begun.set()
+            # Without a wait the service would close the database now.
+            closed.wait(0.5)
+        events.append("returned")
+        return 0
+
+    monkeypatch.setattr(dead_letter_payloads, "clear_payloads", clear_slowly)
+    async with running(tmp_path):
+        await asyncio.to_thread(begun.wait)
+    assert events == ["returned", "closed"]
