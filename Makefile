@@ -16,6 +16,8 @@ PART ?=
 NAME ?=
 VENV := .venv/bin/python
 THUMBWHEEL := .venv/bin/thumbwheel
+# The packages of the predictor, 120 MB, are not needed by another model server.
+SERVING = services $(if $(filter predictor,$(SERVER)),predictor)
 # Without RECIPE, the model of the running system decides.
 RECIPE_OPTION = $(if $(RECIPE),--recipe $(RECIPE))
 # The default state folder of `make up` is not the cluster's, as for the stack.
@@ -31,13 +33,13 @@ help: ## show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  SERVER=predictor|vllm|external  PORT=  STATE=  LOOP_EVERY=6h)
-	@$(PYTHON) infra/install/environment.py services predictor
+	@$(PYTHON) infra/install/environment.py $(SERVING)
 	@$(if $(LOOP_EVERY),$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) && $(PYTHON) infra/install/environment.py training)
 	@$(THUMBWHEEL) up --model $(MODEL) --server $(SERVER) $(RECIPE_OPTION) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
 stack: ## run on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  SERVER=predictor|vllm|external  PORT=  STATE=)
-	@$(PYTHON) infra/install/environment.py services predictor
+	@$(PYTHON) infra/install/environment.py $(SERVING)
 	@$(THUMBWHEEL) stack --model $(MODEL) --server $(SERVER) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
 

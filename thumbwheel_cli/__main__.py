@@ -66,9 +66,7 @@ EMBEDDED, USERS, TRAINING = "infra.run.embedded", "infra.simulate.users", "train
 OPERATE, REVIEWS = "infra.run.operate", "infra.run.reviews"
 WITH_TRAINING = ("services", "predictor", "training")
 COMMANDS = {
-    "up": Command(
-        "run the whole system, print one URL", EMBEDDED, ("up",), ("services", "predictor")
-    ),
+    "up": Command("run the whole system, print one URL", EMBEDDED, ("up",)),
     "stack": Command(
         "run the system on real Kafka, Postgres, Valkey and S3", "infra.run.stack", ("up",)
     ),

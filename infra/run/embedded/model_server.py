@@ -3,8 +3,10 @@
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 
+from infra.machine.servers.errors import ServerError
 from infra.machine.servers.vllm import find_installed, serving_build
 from training.serving.vllm_command import PYTHON_VARIABLE
 
@@ -52,8 +54,15 @@ def find_vllm(server: ModelServer) -> Path | None:
     """Return the interpreter of the installed vLLM, or None for another server.
 
     Raises:
-        ServerError: vLLM is not installed; the text has the command that installs it.
+        ServerError: the server is not installed; the text has the command that installs it.
     """
+    if server is ModelServer.PREDICTOR and find_spec("openvino") is None:
+        raise ServerError(
+            "the packages of the predictor are not installed; "
+            "run python3 infra/install/environment.py predictor",
+            field="server",
+            reason="MISSING",
+        )
     return find_installed(serving_build()) if server is ModelServer.VLLM else None
 
 
