@@ -103,6 +103,11 @@ REFUSED_FIELDS = {
     f"{TASK} --set step=1": "step",
     f"{TASK} --set updates=0": "updates",
     f"{TASK} --set policy_optimizer.epsilon=x": "policy_optimizer.epsilon",
+    f"{TASK} --set policy_optimizer.schedule=square": "policy_optimizer.schedule: 'square'",
+    f"{TASK} --algorithm ppo --set critic_optimizer.algorithm=lion": "critic_optimizer.algorithm",
+    f"{TASK} --set machine.device=gpu": "machine.device: 'gpu' is cuda",
+    f"{TASK} --set machine.dtype=float16": "machine.dtype: 'float16'",
+    f"{TASK} --set lora.targets=q_proj,head": "lora.targets: 'head'",
     "generate docs --prompt x": "tokenizer.json",
     "generate models/nano --prompt x --temperature 3": "temperature",
     "generate models/nano --prompt x --beams 0": "beams",
@@ -122,10 +127,15 @@ LOOP_FIELDS = {
     f"{LOOP} --recipe nano --set sft.epoch=1": "sft.epoch",
     f"{LOOP} --recipe auto --set gate.margin=x": "gate.margin",
     f"{LOOP} --recipe small --set evaluation.machine.threads=-1": "evaluation.machine.threads",
+    f"{LOOP} --recipe nano --set sft.optimizer.schedule=square": "sft.optimizer.schedule: 'square'",
+    f"{LOOP} --recipe auto --set ppo.machine.device=cuda:x": "ppo.machine.device: 'cuda:x'",
+    f"{LOOP} --recipe small --set judge.loss=hinge": "judge.loss: 'hinge'",
     f"{LOOP} --recipe nano --texts nowhere": "texts",
     f"{LOOP} --recipe nano --device gpu": "device",
     "plan --recipe auto --model qwen3-0.6b --set sft.epoch=1": "sft.epoch",
     "plan --recipe auto --model qwen3-0.6b --set ppo.updates=0": "ppo.updates",
+    "plan --recipe auto --model qwen3-0.6b --set judge.loss=hinge": "judge.loss",
+    "plan --recipe auto --model qwen3-0.6b --set sft.machine.device=gpu": "sft.machine.device",
 }
 NAMED = {**REFUSED_FIELDS, **LOOP_FIELDS}
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from training.runtime.context import Machine
-from training.runtime.ranges import Count, FractionAboveZero, NonNegative, check_ranges
+from training.runtime.ranges import Count, FractionAboveZero, NonNegative, check_fields
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -57,4 +57,4 @@ class EvaluationConfig:
     devices: Count = 1
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)

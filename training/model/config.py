@@ -15,11 +15,11 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from training.model.fields import FAMILIES, MAX_LAYERS, Fields, ModelConfigError, read_object
 from training.model.rope_config import FULL, SLIDING, Rope, read_rope
-from training.runtime.ranges import Count, Positive, check_ranges
+from training.runtime.ranges import Choices, Count, Positive, check_fields
 
 # Without layer_types, every sixth layer of Gemma 3 is global (Gemma 3 report).
 GEMMA_GLOBAL_EVERY = 6
@@ -77,18 +77,19 @@ class LoraConfig:
     Attributes:
         rank: inner dimension of the adapter matrices, at least 1; higher ranks can learn more
         alpha: scale of the update, as alpha / rank; above 0
-        targets: projections with an adapter, comma-separated
+        targets: projections with an adapter, comma-separated: q_proj, k_proj, v_proj, o_proj,
+            gate_proj, up_proj, down_proj
         served_rank: highest rank of the adapter against the first model of a chain of adapters,
             at least 1; vLLM serves the version with it (base_adapter/)
     """
 
     rank: Count = 8
     alpha: Positive = 16.0
-    targets: tuple[str, ...] = PROJECTIONS
+    targets: tuple[Annotated[str, Choices(PROJECTIONS)], ...] = PROJECTIONS
     served_rank: Count = 64
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 def read_config(directory: Path) -> ModelConfig:

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from training.artifacts.manifest import MANIFEST
-from training.errors import DetailedError, details_of
-from training.model.config import PROJECTIONS, LoraConfig
+from training.errors import ConfigError, DetailedError, details_of
+from training.model.config import LoraConfig
 from training.model.fields import ModelConfigError, read_object
 from training.model.tensor_files import read_tensors
 from training.model.transformer import Decoder
@@ -88,15 +88,8 @@ def add_adapter(decoder: Decoder, name: str, config: LoraConfig, seed: int) -> l
         the adapter's parameters, in the decoder's order.
 
     Raises:
-        AdapterError: a target is unknown, or the name is in use.
+        AdapterError: the name is in use.
     """
-    if unknown := set(config.targets) - set(PROJECTIONS):
-        raise AdapterError(
-            f"targets: {', '.join(sorted(unknown))} not among {', '.join(PROJECTIONS)}",
-            field="targets",
-            reason="UNKNOWN",
-            limit=", ".join(PROJECTIONS),
-        )
     for parameter_name, parameter in decoder.named_parameters():
         if ADAPTERS not in parameter_name:
             parameter.requires_grad_(False)
@@ -300,6 +293,8 @@ def read_adapter_config(directory: Path) -> LoraConfig:
         if isinstance(targets, str) or not all(isinstance(name, str) for name in targets):
             raise ValueError(targets)
         return LoraConfig(rank, alpha, tuple(targets))
+    except ConfigError as error:
+        raise AdapterError(f"{ADAPTER_CONFIG}: {error}", **details_of(error)) from error
     except (KeyError, TypeError, ValueError) as error:
         raise AdapterError(
             f"{ADAPTER_CONFIG}: r, lora_alpha and target_modules must be a number, a number and a "

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from training.errors import ConfigError, unknown_choice
+from training.errors import ConfigError
 from training.runtime.ranges import (
+    Choices,
     CountOrZero,
     Fraction,
     FractionAboveZero,
@@ -13,7 +15,7 @@ from training.runtime.ranges import (
     Limit,
     NonNegative,
     Positive,
-    check_ranges,
+    check_fields,
 )
 
 ALGORITHMS = ("adamw", "muon", "adam", "sgd")
@@ -52,14 +54,14 @@ class OptimizerConfig:
     """
 
     learning_rate: Positive = 1e-4
-    schedule: str = "linear"
+    schedule: Annotated[str, Choices(SCHEDULES)] = "linear"
     warmup_fraction: FractionBelowOne = 0.03
     warmup_steps: CountOrZero | None = None
     final_fraction: Fraction = 0.1
     cooldown_fraction: FractionAboveZero = 0.2  # 10-20 % are enough (arXiv 2405.18392, figure 5)
-    cooldown: str = "sqrt"
+    cooldown: Annotated[str, Choices(COOLDOWNS)] = "sqrt"
     weight_decay: NonNegative = 0.0
-    algorithm: str = "adamw"
+    algorithm: Annotated[str, Choices(ALGORITHMS)] = "adamw"
     betas: tuple[FractionBelowOne, FractionBelowOne] = (0.9, 0.95)
     epsilon: Positive = (
         1e-5  # Adam of PPO, "N implementation details"; intentionally larger than torch's default
@@ -68,14 +70,7 @@ class OptimizerConfig:
     gradient_clip: Limit = 1.0
 
     def __post_init__(self) -> None:
-        check_ranges(self)
-        for field, known in (
-            ("schedule", SCHEDULES),
-            ("algorithm", ALGORITHMS),
-            ("cooldown", COOLDOWNS),
-        ):
-            if (value := getattr(self, field)) not in known:
-                raise unknown_choice(field, value, known)
+        check_fields(self)
         falls, climbs = (
             self.cooldown_fraction,
             self.warmup_fraction if self.warmup_steps is None else 0.0,

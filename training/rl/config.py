@@ -13,7 +13,7 @@ from training.runtime.ranges import (
     NonNegative,
     Positive,
     WeightCap,
-    check_ranges,
+    check_fields,
 )
 
 MAX_RELATIVE_ERROR = 0.2  # one update moves beta by at most 20 % of samples / horizon
@@ -37,7 +37,7 @@ class RewardShape:
     gae_lambda: Fraction = 0.95
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class KlConfig:
     horizon_samples: Count = 2000
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
         if self.target_nats is not None and self.initial == 0:
             raise ConfigError(
                 "initial: beta stays 0 if it starts at 0, so target_nats has no effect",
@@ -85,7 +85,7 @@ class WatchConfig:
     kl_ceiling_nats: Limit = 20.0
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -108,4 +108,4 @@ class OffPolicyConfig:
     importance_cap: WeightCap | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)

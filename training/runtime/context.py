@@ -10,10 +10,10 @@ import signal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from training.errors import ConfigError, unknown_choice
-from training.runtime.ranges import Count, CountOrZero, check_ranges
+from training.runtime.ranges import Choices, Count, CountOrZero, Rule, check_fields
 from training.runtime.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ class Lineage:
     licence: str = ""
 
 
+class DeviceName(Rule):
+    """Rule of a field with the name of a device."""
+
+    def check_one(self, name: str, value: str) -> None:
+        """Check the name of a device as `check_device` does."""
+        check_device(value, name)
+
+
 @dataclass(frozen=True)
 class Machine:
     """Resources of the machine that a stage uses. The module docstring of machine.py gives the
@@ -79,18 +87,18 @@ class Machine:
 
     threads: CountOrZero = 0
     sampling_threads: CountOrZero = 0
-    dtype: str = "float32"
-    device: str = AUTO_DEVICE
+    dtype: Annotated[str, Choices(DTYPES)] = "float32"
+    device: Annotated[str, DeviceName()] = AUTO_DEVICE
 
     def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.dtype not in DTYPES:
-            raise unknown_choice("dtype", self.dtype, DTYPES)
-        check_device(self.device)
+        check_fields(self)
 
 
-def check_device(name: str) -> None:
+def check_device(name: str, field: str = "device") -> None:
     """Check the name of a device; only torch knows whether the machine has the device.
+
+    Args:
+        field: field of the error.
 
     Raises:
         ConfigError: the name is not one of DEVICE_TYPES, except `auto` with an index such as `:1`.
@@ -98,14 +106,14 @@ def check_device(name: str) -> None:
     kind, colon, index = name.partition(":")
     if kind in UNSUPPORTED_DEVICES:
         raise ConfigError(
-            f"device: {name!r} {UNSUPPORTED_DEVICES[kind]}",
-            field="device",
+            f"{field}: {name!r} {UNSUPPORTED_DEVICES[kind]}",
+            field=field,
             reason="UNSUPPORTED",
             limit=", ".join(DEVICE_TYPES),
         )
     is_indexed = kind != AUTO_DEVICE and INDEX.fullmatch(colon + index)
     if kind not in DEVICE_TYPES or (colon and not is_indexed):
-        raise unknown_choice("device", name, DEVICE_TYPES, "or one with an index, such as cuda:1")
+        raise unknown_choice(field, name, DEVICE_TYPES, "or one with an index, such as cuda:1")
 
 
 @dataclass(frozen=True)
@@ -125,7 +133,7 @@ class Parallelism:
     pipeline: Count = 1
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
     @property
     def splits_model(self) -> bool:

@@ -1,25 +1,60 @@
-"""Ranges of numeric config fields, declared as types: `epochs: Count = 1`.
+"""Ranges and choices of config fields, declared as types: `epochs: Count = 1`.
 
-A config calls `check_ranges` in `__post_init__`.
+A config calls `check_fields` in `__post_init__`. Commands check single values of `--set` with the
+same rules before the config is known.
 
-Fields without a range, such as seeds, are listed in tests/training/runtime/test_ranges.py, so that
+Numbers without a range, such as seeds, are listed in tests/training/runtime/test_ranges.py, so that
 no field is forgotten.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, get_args, get_type_hints
 
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
+
+
+class Rule(ABC):
+    """Rule of a field's value, part of its type: `Annotated[str, Choices(NAMES)]`."""
+
+    def check(self, name: str, value: Any) -> None:
+        """Check a value, or each element of a tuple; None is allowed.
+
+        Args:
+            name: field of the error.
+
+        Raises:
+            ConfigError: the value is not allowed.
+        """
+        for one in value if isinstance(value, tuple) else (value,):
+            if one is not None:
+                self.check_one(name, one)
+
+    @abstractmethod
+    def check_one(self, name: str, value: Any) -> None:
+        """Check a value that is no tuple; arguments and errors as in `check`."""
 
 
 @dataclass(frozen=True)
-class Range:
+class Choices(Rule):
+    """Names that a field may have."""
+
+    names: tuple[str, ...]
+
+    def check_one(self, name: str, value: str) -> None:
+        """Raise the error of an unknown name, with the closest one."""
+        if value not in self.names:
+            raise unknown_choice(name, value, self.names)
+
+
+@dataclass(frozen=True)
+class Range(Rule):
     """Interval from low to high.
 
     `above` and `below` exclude the bounds. NaN is never contained. Infinity is contained if it is
@@ -42,6 +77,16 @@ class Range:
         opening, closing = "(" if self.above else "[", ")" if self.below else "]"
         return f"in {opening}{self.low:g}, {self.high:g}{closing}"
 
+    def check_one(self, name: str, value: float) -> None:
+        """Raise the error of a number outside the range."""
+        if value not in self:
+            raise ConfigError(
+                f"{name}: {value} is not {self}",
+                field=name,
+                reason="OUT_OF_RANGE",
+                limit=str(self),
+            )
+
 
 Count = Annotated[int, Range(1)]
 CountOrZero = Annotated[int, Range(0)]
@@ -57,48 +102,29 @@ FlipFraction = Annotated[float, Range(high=0.5, below=True)]
 WeightCap = Annotated[float, Range(1)]  # a cap below 1 would shrink exact weights
 
 
-def check_ranges(config: object) -> None:
-    """Check the numeric fields of a config.
+def check_fields(config: object) -> None:
+    """Check the fields of a config that have a rule.
 
     Nested configs check themselves.
 
     Raises:
-        ConfigError: a value is outside the range of its field.
+        ConfigError: a value is not allowed by the rule of its field.
     """
     kind: Any = type(config)
-    for name, allowed in ranges_of(kind).items():
-        check_range(name, getattr(config, name), allowed)
-
-
-def check_range(name: str, value: Any, allowed: Range) -> None:
-    """Check a value, or each element of a tuple; None is allowed.
-
-    Args:
-        name: field of the error.
-
-    Raises:
-        ConfigError: the value is outside the range.
-    """
-    for one in value if isinstance(value, tuple) else (value,):
-        if one is not None and one not in allowed:
-            raise ConfigError(
-                f"{name}: {one} is not {allowed}",
-                field=name,
-                reason="OUT_OF_RANGE",
-                limit=str(allowed),
-            )
+    for name, rule in rules_of(kind).items():
+        rule.check(name, getattr(config, name))
 
 
 @cache
-def ranges_of(kind: type) -> Mapping[str, Range]:
-    """Return the ranges of a config class by field; a tuple has the range of its elements."""
+def rules_of(kind: type) -> Mapping[str, Rule]:
+    """Return the rules of a config class by field; a tuple has the rule of its elements."""
     found = {
-        name: _range_in(hint) for name, hint in get_type_hints(kind, include_extras=True).items()
+        name: _rule_in(hint) for name, hint in get_type_hints(kind, include_extras=True).items()
     }
     return MappingProxyType({name: one for name, one in found.items() if one is not None})
 
 
-def _range_in(hint: Any) -> Range | None:
-    if isinstance(hint, Range):
+def _rule_in(hint: Any) -> Rule | None:
+    if isinstance(hint, Rule):
         return hint
-    return next((found for part in get_args(hint) if (found := _range_in(part)) is not None), None)
+    return next((found for part in get_args(hint) if (found := _rule_in(part)) is not None), None)

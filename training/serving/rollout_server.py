@@ -13,7 +13,7 @@ from training.runtime.ranges import (
     Limit,
     OpenFraction,
     Positive,
-    check_ranges,
+    check_fields,
 )
 from training.serving.vllm import LORA_RANKS
 
@@ -87,7 +87,7 @@ class RolloutServer:
     mismatch_limit_nats: Limit | None = None
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
         supported = SUPPORTED[self.engine]
         if self.dtype not in supported:
             raise ConfigError(

@@ -9,12 +9,13 @@ from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from training.errors import ConfigError, unknown_choice
+from training.errors import ConfigError
 from training.model.config import LoraConfig
 from training.optim.config import OptimizerConfig
 from training.rl.config import OffPolicyConfig, WatchConfig
 from training.runtime.context import Lineage, Machine, Parallelism
 from training.runtime.ranges import (
+    Choices,
     Count,
     FlipFraction,
     FractionBelowOne,
@@ -22,7 +23,7 @@ from training.runtime.ranges import (
     OpenFraction,
     Positive,
     Range,
-    check_ranges,
+    check_fields,
 )
 
 REWARD_LOSSES = ("bradley_terry", "margin_ranking")
@@ -58,7 +59,7 @@ class StageConfig:
     parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
         if self.vocabulary_rows is not None and self.lora is None:
             raise ConfigError(
                 "vocabulary_rows: needs lora, as full training would lose the other rows",
@@ -127,7 +128,7 @@ class RewardModelConfig(StageConfig):
             at least 1
     """
 
-    loss: str = "bradley_terry"
+    loss: Annotated[str, Choices(REWARD_LOSSES)] = "bradley_terry"
     centre_coefficient: NonNegative = 0.01
     epochs: Count = 1
     batch_pairs: Count = 16
@@ -137,11 +138,6 @@ class RewardModelConfig(StageConfig):
     held_out_fraction: OpenFraction = 0.2
     label_noise: FlipFraction | None = None
     checkpoint_every_steps: Count = 50
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.loss not in REWARD_LOSSES:
-            raise unknown_choice("loss", self.loss, REWARD_LOSSES)
 
 
 @dataclass(frozen=True)
@@ -217,12 +213,7 @@ class KtoConfig(PreferenceConfig):
         off_policy: requirements for answers that a version sampled while serving users
     """
 
-    weights: str = "balanced"
+    weights: Annotated[str, Choices(KTO_WEIGHTS)] = "balanced"
     batch_rows: Annotated[int, Range(2)] = 16
     microbatch_rows: Count = 8
     off_policy: OffPolicyConfig = field(default_factory=OffPolicyConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.weights not in KTO_WEIGHTS:
-            raise unknown_choice("weights", self.weights, KTO_WEIGHTS)

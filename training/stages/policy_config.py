@@ -24,7 +24,7 @@ from training.runtime.ranges import (
     Positive,
     Range,
     WeightCap,
-    check_ranges,
+    check_fields,
 )
 from training.serving.rollout_server import RolloutServer
 from training.stages.config import StageConfig
@@ -50,7 +50,7 @@ class SftMix:
     rows: Count = 8
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class VerifiableMix:
     reward_scale: Positive = 1.0
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)

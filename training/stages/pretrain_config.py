@@ -9,14 +9,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from training.data.corpus import PACKINGS
-from training.errors import ConfigError, unknown_choice
+from training.errors import ConfigError
 from training.model.config import parse_config
 from training.optim.config import OptimizerConfig
 from training.runtime.context import Lineage, Machine, Parallelism
-from training.runtime.ranges import Count, CountOrZero, NonNegative, check_ranges
+from training.runtime.ranges import Choices, Count, CountOrZero, NonNegative, check_fields
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class SampleConfig:
     temperature: NonNegative = 0.8
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class PretrainConfig:
     batch_rows: Count = 32
     microbatch_rows: Count = 32
     context_tokens: Count = 128
-    packing: str = "documents"
+    packing: Annotated[str, Choices(PACKINGS)] = "documents"
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     checkpoint_activations: bool = False
     evaluate_every_steps: Count | None = None
@@ -88,9 +88,7 @@ class PretrainConfig:
     parallelism: Parallelism = field(default_factory=Parallelism)
 
     def __post_init__(self) -> None:
-        check_ranges(self)
-        if self.packing not in PACKINGS:
-            raise unknown_choice("packing", self.packing, PACKINGS)
+        check_fields(self)
         if self.parallelism.pipeline > 1 and (self.samples.prompts or self.samples.openings):
             raise ConfigError(
                 "samples: a pipeline does not support sampling",

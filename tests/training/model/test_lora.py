@@ -12,8 +12,8 @@ from tests.training.model.oracle_models import oracle
 from training.artifacts.manifest import write_manifest
 from training.errors import ConfigError
 from training.model.checkpoint import load_decoder, plain_weights
+from training.model.config import PROJECTIONS
 from training.model.lora import (
-    PROJECTIONS,
     AdapterError,
     LoraConfig,
     active_adapter,
@@ -119,10 +119,12 @@ def test_mismatched_adapter_is_refused(decoder: Decoder, tmp_path: Path) -> None
     assert caught.value.field.endswith(".lora_A.weight")
     with refused(AdapterError, field="policy", reason="EXISTS"):
         add_adapter(decoder, "policy", config, seed=1)
+    settings |= {"target_modules": ["lm_head"]}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
     with refused(
         AdapterError, field="targets", reason="UNKNOWN", limit=", ".join(PROJECTIONS)
     ) as caught:
-        add_adapter(decoder, "head", LoraConfig(targets=("lm_head",)), seed=1)
+        load_adapter(decoder, "head", tmp_path / "adapter")
     assert "lm_head" in caught.value.text
 
 

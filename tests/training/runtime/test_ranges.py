@@ -30,7 +30,7 @@ from training.rl.config import RewardShape
 from training.rl.reference import WatchConfig
 from training.rl.served import OffPolicyConfig
 from training.runtime.context import Lineage, Machine
-from training.runtime.ranges import Range, check_ranges, ranges_of
+from training.runtime.ranges import Choices, Range, check_fields, rules_of
 from training.serving.rollout_server import RolloutServer
 from training.stages.dpo import DpoConfig
 from training.stages.grpo import GrpoConfig
@@ -71,6 +71,11 @@ PARTS: list[Any] = [
 ]
 CONFIGS = [*STAGES, *PARTS, Sampling()]
 MAY_BE_ANYTHING = {"seed"}
+
+
+def ranges_of(kind: Any) -> dict[str, Range]:
+    return {name: rule for name, rule in rules_of(kind).items() if isinstance(rule, Range)}
+
 
 RANGED = [
     pytest.param(config, name, allowed, id=f"{type(config).__name__}.{name}")
@@ -143,7 +148,7 @@ def test_bounds_are_accepted_and_values_beyond_are_rejected_by_name(
     for value in at_bounds(allowed, whole):
         changed = copy.copy(config)  # checked alone, because other fields may not fit this value
         object.__setattr__(changed, name, shaped(config, name, value))
-        check_ranges(changed)
+        check_fields(changed)
 
 
 @pytest.mark.parametrize("config", STAGES, ids=lambda config: type(config).__name__)
@@ -179,6 +184,28 @@ def test_range_is_described_in_words() -> None:
         "in (0, 1]",
         "in [0, 0.5)",
     ]
+
+
+NAMED = [
+    pytest.param(config, name, rule.names, id=f"{type(config).__name__}.{name}")
+    for config in CONFIGS
+    for name, rule in rules_of(type(config)).items()
+    if isinstance(rule, Choices)
+]
+
+
+@pytest.mark.parametrize(("config", "name", "known"), NAMED)
+def test_known_names_are_accepted_and_others_are_rejected_with_the_closest(
+    config: Any, name: str, known: tuple[str, ...]
+) -> None:
+    is_tuple = isinstance(getattr(config, name), tuple)
+    for one in known:
+        value = (one,) if is_tuple else one
+        assert getattr(replace(config, **{name: value}), name) == value
+    wrong = f"{known[-1]}x"
+    with refused(ConfigError, field=name, reason="UNKNOWN", limit=", ".join(known)) as caught:
+        replace(config, **{name: (known[0], wrong) if is_tuple else wrong})
+    assert str(caught.value).endswith(f"did you mean {known[-1]}?")
 
 
 def test_beta_stays_above_0_for_any_measurement() -> None:

@@ -30,7 +30,7 @@ from training.recipes.names import AUTO
 from training.recipes.recipe import Plan
 from training.rl.config import KlConfig
 from training.runtime.context import Machine
-from training.runtime.ranges import Count, check_ranges
+from training.runtime.ranges import Count, check_fields
 from training.stages.config import RewardModelConfig, SftConfig
 from training.stages.policy_config import PpoConfig
 
@@ -200,7 +200,7 @@ class _Limits:
     max_response_tokens: Count
 
     def __post_init__(self) -> None:
-        check_ranges(self)
+        check_fields(self)
 
 
 def _limit(most: int, allowed: int) -> int:

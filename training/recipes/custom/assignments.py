@@ -16,7 +16,7 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from training.errors import ConfigError, details_of, did_you_mean
 from training.recipes.custom.hints import ALIASES, unknown_field
-from training.runtime.ranges import check_range, ranges_of
+from training.runtime.ranges import rules_of
 
 OFF, NEEDED = "none", "needed"
 # Fields and parts of most stages, which few runs need.
@@ -57,7 +57,7 @@ def parsed(kind: Any, assignments: Sequence[str], fixed: Sequence[str] = ()) -> 
         assignments, fixed: as in `assigned`.
 
     Raises:
-        ConfigError: the field does not exist, or its value is malformed or out of range.
+        ConfigError: the field does not exist, or its value is malformed or not allowed.
     """
     tree: Tree = {}
     for assignment in assignments:
@@ -183,7 +183,7 @@ def _values(
         unknown: makes the error for an unknown field of the fields beside it.
     """
     names = [field.name for field in dataclasses.fields(kind) if field.name not in fixed]
-    hints, ranges = get_type_hints(kind), ranges_of(kind)
+    hints, rules = get_type_hints(kind), rules_of(kind)
     values: Values = {}
     for field, given in tree.items():
         name = prefix + field
@@ -192,8 +192,8 @@ def _values(
         part = _part(kind, field)
         if isinstance(given, str):
             values[field] = _value(given, hints[field], name)
-            if field in ranges:
-                check_range(name, values[field], ranges[field])
+            if field in rules:
+                rules[field].check(name, values[field])
         elif get_origin(hints[field]) is Mapping:
             entries: Values = {}
             for key, text in given.items():

@@ -21,7 +21,7 @@ from training.recipes.custom.commands import checked_model, checked_name
 from training.recipes.custom.recipe_file import FIXED
 from training.rl.config import KlConfig
 from training.runtime.context import Lineage, Machine
-from training.runtime.ranges import Range, check_range
+from training.runtime.ranges import Range
 from training.stages.policy_config import GrpoConfig, PpoConfig
 from training.verification.tasks.catalogue import ItemRequest
 
@@ -108,7 +108,7 @@ def checked_run(options: argparse.Namespace) -> tuple[str, Group]:
             the task or the model cannot be used, or a field cannot be assigned.
     """
     for name in COUNTS:
-        check_range(name.replace("_", "-"), getattr(options, name), Range(1))
+        Range(1).check(name.replace("_", "-"), getattr(options, name))
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
     model = checked_model(options.model)
