@@ -39,7 +39,7 @@ from training.runs import FAILED, HALTED, HaltedError, Step, exclusive, read_sta
 from training.runtime.context import AUTO_DEVICE, DEVICE_HELP, check_device
 
 if TYPE_CHECKING:
-    from training.evaluation.canary import CanaryConfig, Reading
+    from training.evaluation.canary import Reading
     from training.model_store.bucket import ModelBucket
     from training.planning.hardware import Hardware
     from training.recipes.recipe import LoopConfig, Plan, Recipe
@@ -48,6 +48,12 @@ if TYPE_CHECKING:
 
 TOO_LITTLE = 4
 NICENESS = 10  # requests of users have priority over training
+CANARY_FIELDS = {  # by option
+    "canary_share": "canary.share",
+    "canary_seconds": "canary.max_seconds",
+    "canary_users": "canary.min_users",
+    "canary_steps": "canary.steps",
+}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -86,16 +92,15 @@ def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="the generator's rollout service (default: %(default)s)",
     )
-    trial.add_argument("--canary-share", type=float, metavar="0..0.5", help="share of the users")
+    trial.add_argument("--canary-share", metavar="0..0.5", help="share of the users")
     trial.add_argument(
-        "--canary-seconds", type=float, metavar="S", help="longest canary, then it is rolled back"
+        "--canary-seconds", metavar="S", help="longest canary, then it is rolled back"
     )
     trial.add_argument(
-        "--canary-users", type=int, metavar="N", help="rating users per version for a decision"
+        "--canary-users", metavar="N", help="rating users per version for a decision"
     )
     trial.add_argument(
         "--canary-steps",
-        type=_shares,
         metavar="S,S",
         help="shares before the last one; each step needs requests without harm, or time",
     )
@@ -272,10 +277,6 @@ def _store(options: argparse.Namespace) -> ModelBucket | None:
     return open_store(place, "--model-store", os.environ) if place else None
 
 
-def _shares(text: str) -> tuple[float, ...]:
-    return tuple(float(share) for share in text.split(","))
-
-
 def _in_canary(state: Path) -> bool:
     status = read_status(state / "loop")
     return status is not None and status.step == "canary"
@@ -288,6 +289,7 @@ def canary(options: argparse.Namespace) -> int:
     """
     from training.evaluation.canary_run import DONE, WallClock, archive_finished, serve_canary
     from training.recipes.auto.values import CANARY
+    from training.recipes.custom.recipe_file import set_parts
     from training.recipes.recipe import Plan
     from training.remote import FeedbackLog, RolloutClient
 
@@ -295,7 +297,7 @@ def canary(options: argparse.Namespace) -> int:
     plan = Plan(options.version, options.directory, options.directory)
     # A model needs no hardware for training in order to be tried.
     own = CANARY if options.recipe == AUTO else RECIPES[options.recipe](plan).canary
-    config = adjusted_canary(options, own)
+    config = set_parts({"canary": own}, canary_assignments(options))["canary"]
     with ExitStack() as stack:
         stack.enter_context(exclusive(options.state / "loop", f"canary {options.version}"))
         tls, signer = tls_files(options), identity(options)
@@ -320,15 +322,10 @@ def canary(options: argparse.Namespace) -> int:
     return 0
 
 
-def adjusted_canary(options: argparse.Namespace, config: CanaryConfig) -> CanaryConfig:
-    """Return the canary of a recipe with the changes of the command line."""
-    given = {
-        "share": options.canary_share,
-        "max_seconds": options.canary_seconds,
-        "min_users": options.canary_users,
-        "steps": options.canary_steps,
-    }
-    return replace(config, **{name: value for name, value in given.items() if value is not None})
+def canary_assignments(options: argparse.Namespace) -> list[str]:
+    """Return the assignments of --set to which the options of a canary are equal."""
+    given = {name: getattr(options, name) for name in CANARY_FIELDS}
+    return [f"{CANARY_FIELDS[name]}={text}" for name, text in given.items() if text is not None]
 
 
 def workers_hardware(options: argparse.Namespace) -> Hardware:
@@ -350,7 +347,7 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
     from training.recipes.custom import loop_fields
 
     texts = loop_fields.text_assignments(options.texts) if options.texts else ()
-    assignments = (*texts, *options.set)
+    assignments = (*texts, *canary_assignments(options), *options.set)
     recipe, derives = RECIPES[options.recipe], options.recipe == AUTO
     if not derives:
         check_derived_options(options)
@@ -371,7 +368,6 @@ def adjusted_recipe(options: argparse.Namespace) -> Recipe:
         tasks = tuple(dict.fromkeys((*config.gate.tasks, *options.gate_tasks)))
         config = replace(
             config,
-            canary=adjusted_canary(options, config.canary),
             gate=replace(config.gate, tasks=tasks),
         )
         if options.workers is not None:

@@ -82,15 +82,15 @@ def test_training_accepts_its_arguments(values: str) -> None:
     assert options.feedback.endswith("-feedback:50056")
     assert options.generator.endswith("-generator:50055")
     assert options.review.endswith("-review:50058")
-    expected = ((4, None), 1, 0.1, 14400) if values == RAY else ((1, None), 0, None, None)
+    expected = ((4, None), 1, "0.1", "14400") if values == RAY else ((1, None), 0, None, None)
     assert (
         options.workers,
         options.gpus_per_worker,
         options.canary_share,
         options.canary_seconds,
     ) == expected
-    assert options.canary_users == 20
-    assert options.canary_steps == (0.02, 0.05, 0.2)
+    assert options.canary_users == "20"
+    assert options.canary_steps == "0.02,0.05,0.2"
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 from sequential.figures import Approval, VersionFigures
 from sequential.rows import Row, RowsConfig, Verdict, judge
 from training.errors import ConfigError
+from training.runtime.ranges import Count, Limit, Range, check_fields
 
 __all__ = ["CanaryConfig", "Reading", "Verdict", "evaluate"]
+
+Share = Annotated[float, Range(high=0.5, above=True)]  # of the users: at most as many as before
 
 
 @dataclass(frozen=True)
@@ -34,38 +38,27 @@ class CanaryConfig:
             max_seconds.
     """
 
-    share: float = 0.2
-    alpha: float = 0.05
-    margin: float = 0.0
-    min_users: int = 1
+    share: Share = 0.2
+    alpha: Annotated[float, Range(high=0.5, above=True, below=True)] = 0.05
+    margin: Annotated[float, Range(high=0.5, below=True)] = 0.0
+    min_users: Count = 1
     max_seconds: float = 7 * 24 * 3600
     poll_seconds: float = 15.0
-    lease_seconds: float = 900.0
-    steps: tuple[float, ...] = (0.02, 0.05, 0.2)
-    step_requests: int = 200
-    step_seconds: float = 1800.0
+    lease_seconds: Annotated[float, Range(10, 86_400)] = 900.0
+    steps: tuple[Share, ...] = (0.02, 0.05, 0.2)
+    step_requests: Count = 200
+    step_seconds: Limit = 1800.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.share <= 0.5, "share", self.share, "above 0 and up to 0.5")
-        _require(0 < self.alpha < 0.5, "alpha", self.alpha, "between 0 and 0.5")
-        _require(0 <= self.margin < 0.5, "margin", self.margin, "from 0 to below 0.5")
-        _require(self.min_users >= 1, "min_users", self.min_users, "at least 1")
-        _require(
-            10 <= self.lease_seconds <= 86_400,
-            "lease_seconds",
-            self.lease_seconds,
-            "from 10 to 86400",
-        )
+        check_fields(self)
         _require(
             0 < self.poll_seconds <= self.lease_seconds / 3,
             "poll_seconds",
             self.poll_seconds,
             "above 0 and up to a third of lease_seconds",
         )
-        for before, step in pairwise((0.0, *self.steps)):
-            _require(before < step <= 0.5, "steps", step, "rising, above 0 and up to 0.5")
-        _require(self.step_requests >= 1, "step_requests", self.step_requests, "at least 1")
-        _require(self.step_seconds > 0, "step_seconds", self.step_seconds, "above 0")
+        for before, step in pairwise(self.steps):
+            _require(before < step, "steps", step, f"above the step before, {before:g}")
 
     def share_after(self, requests: int, seconds: float) -> float:
         """Return the share after requests of the candidate and a time without harm."""

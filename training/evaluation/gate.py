@@ -14,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum, auto
-from typing import Any
+from typing import Annotated, Any
 
 from training.errors import ConfigError
 from training.evaluation.paired import Comparison, Paired
+from training.runtime.ranges import Limit, Range, check_fields
 
 HELD_ADVICE = "No row failed: collect more feedback and run the loop again."
 
@@ -62,9 +63,9 @@ class GateConfig:
     """
 
     tasks: tuple[str, ...] = ()
-    margin: float = 0.02
-    margins: Mapping[str, float] = field(default_factory=dict)
-    min_items: int = 20
+    margin: Limit = 0.02
+    margins: Mapping[str, Limit] = field(default_factory=dict)
+    min_items: Annotated[int, Range(2)] = 20
     chance_tolerance: float = 0.1
     ceiling_gap: float = 0.1
     max_label_noise: float = 0.4
@@ -86,25 +87,13 @@ class GateConfig:
         Raises:
             ConfigError: `field` names the setting.
         """
-        for task, margin in {"": self.margin, **self.margins}.items():
-            name = f"gate.margins.{task}" if task else "gate.margin"
-            if not margin > 0:
-                raise ConfigError(
-                    f"{name}: {margin} is not above 0",
-                    field=name,
-                    reason="OUT_OF_RANGE",
-                    limit="above 0",
-                )
-            if task and task not in self.tasks:
-                raise ConfigError(
-                    f"{name}: {task} is not one of gate.tasks", field=name, reason="UNKNOWN"
-                )
-        if self.min_items < 2:
+        check_fields(self)
+        for task in self.margins.keys() - {*self.tasks}:
             raise ConfigError(
-                f"gate.min_items: {self.min_items} is below 2",
-                field="gate.min_items",
-                reason="TOO_SMALL",
-                limit="at least 2",
+                f"margins.{task}: {task} is not one of gate.tasks",
+                field=f"margins.{task}",
+                reason="UNKNOWN",
+                limit=", ".join(self.tasks),
             )
 
 

@@ -24,7 +24,7 @@ class Rule(ABC):
     """Rule of a field's value, part of its type: `Annotated[str, Choices(NAMES)]`."""
 
     def check(self, name: str, value: Any) -> None:
-        """Check a value, or each element of a tuple; None is allowed.
+        """Check a value, or each element of a tuple or a mapping; None is allowed.
 
         Args:
             name: field of the error.
@@ -32,6 +32,10 @@ class Rule(ABC):
         Raises:
             ConfigError: the value is not allowed.
         """
+        if isinstance(value, Mapping):
+            for key, one in value.items():
+                self.check(f"{name}.{key}", one)
+            return
         for one in value if isinstance(value, tuple) else (value,):
             if one is not None:
                 self.check_one(name, one)
@@ -117,7 +121,7 @@ def check_fields(config: object) -> None:
 
 @cache
 def rules_of(kind: type) -> Mapping[str, Rule]:
-    """Return the rules of a config class by field; a tuple has the rule of its elements."""
+    """Return the rules of a config class by field; tuples and mappings have those of elements."""
     found = {
         name: _rule_in(hint) for name, hint in get_type_hints(kind, include_extras=True).items()
     }

@@ -128,10 +128,10 @@ def test_verdict_is_stored_with_all_figures() -> None:
 @pytest.mark.parametrize(
     ("changes", "field"),
     [
-        ({"margin": 0.0}, "gate.margin"),
-        ({"tasks": ("piqa",), "margins": {"piqa": -0.1}}, "gate.margins.piqa"),
-        ({"margins": {"piqa": 0.1}}, "gate.margins.piqa"),
-        ({"min_items": 1}, "gate.min_items"),
+        ({"margin": 0.0}, "margin"),
+        ({"tasks": ("piqa",), "margins": {"piqa": -0.1}}, "margins.piqa"),
+        ({"margins": {"piqa": 0.1}}, "margins.piqa"),
+        ({"min_items": 1}, "min_items"),
     ],
 )
 def test_invalid_settings_are_refused_by_name(changes: dict[str, object], field: str) -> None:

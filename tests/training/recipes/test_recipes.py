@@ -88,6 +88,14 @@ def test_every_step_of_a_run_can_be_changed_on_the_command_line() -> None:
     assert config.judge == small(PLAN).judge
     options = parser().parse_args(["loop", "--recipe", "small", "--set", "ppo.updates=3"])
     assert adjusted_recipe(options)(PLAN).ppo.updates == 3
+    words = ["--canary-share", "0.1", "--canary-seconds", "60", "--canary-users", "7"]
+    options = parser().parse_args(
+        ["loop", "--recipe", "small", *words, "--canary-steps", "0.02,0.05"]
+    )
+    canary = replace(
+        small(PLAN).canary, share=0.1, max_seconds=60.0, min_users=7, steps=(0.02, 0.05)
+    )
+    assert adjusted_recipe(options)(PLAN).canary == canary
 
 
 def test_own_texts_replace_those_of_the_recipe(tmp_path: Path) -> None:
@@ -117,6 +125,7 @@ def test_texts_that_do_not_exist_are_refused(tmp_path: Path, name: str) -> None:
         (["gate.margins.style_length=wide"], "gate.margins.style_length", "MALFORMED"),
         (["gate.margins.style.length=1"], "gate.margins.style", "UNSUPPORTED"),
         (["gate.margins.beauty=1"], "gate.margins.beauty", "UNKNOWN"),
+        (["gate.margins.style_length=0"], "gate.margins.style_length", "OUT_OF_RANGE"),
         (["sft.data_path=elsewhere"], "sft.data_path", "UNKNOWN"),
         (["evaluation.judge_base=elsewhere"], "evaluation.judge_base", "UNKNOWN"),
         (["ppo.max_response_tokens=512"], "reward_model.max_tokens", "TOO_SMALL"),

@@ -42,7 +42,7 @@ from training.data.feedback.sources import Source, SourceWeights
 from training.data.feedback.texts import prompt_key
 from training.data.feedback.user_shares import cap_users, share_prompt
 from training.data.served import Served
-from training.errors import ConfigError
+from training.runtime.ranges import FractionAboveZero, OpenFraction, check_fields
 
 ANCHORS = "anchors.jsonl"  # chosen answers of the anchors: the only set without feedback
 PAIR_ADVICE = (
@@ -64,12 +64,12 @@ class SetsConfig:
     language, which selects the national numbers.
     """
 
-    held_out_fraction: float = 0.2
-    judge_fraction: float = 0.4
+    held_out_fraction: OpenFraction = 0.2
+    judge_fraction: OpenFraction = 0.4
     max_pairs_per_prompt: int = 16
     correction_weight: float = 2.0
     source_weights: SourceWeights = field(default_factory=SourceWeights)
-    max_user_share: float = 0.05
+    max_user_share: FractionAboveZero = 0.05
     # JSON lines of fixed pairs for every run, for example requests to refuse.
     anchors: Path | None = None
     min_thumbs: int = 200
@@ -80,21 +80,7 @@ class SetsConfig:
     language: str = "en"
 
     def __post_init__(self) -> None:
-        for name in ("held_out_fraction", "judge_fraction"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(
-                    f"{name}: {getattr(self, name)} is not between 0 and 1",
-                    field=name,
-                    reason="OUT_OF_RANGE",
-                    limit="between 0 and 1",
-                )
-        if not 0 < self.max_user_share <= 1:
-            raise ConfigError(
-                f"max_user_share: {self.max_user_share} is not above 0 and up to 1",
-                field="max_user_share",
-                reason="OUT_OF_RANGE",
-                limit="above 0 and up to 1",
-            )
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from training.data.feedback.rankings import RankedText, Ranking
 from training.data.feedback.rows import Decryptor, KeyLog, feedback_rows, load_decryptor, turn_rows
 from training.data.feedback.sources import Source
 from training.data.served import served_from
-from training.errors import ConfigError
+from training.runtime.ranges import Count, check_fields
 
 JUDGEMENTS = "judgements.jsonl"
 RANKINGS = "rankings.jsonl"  # missing without rankings
@@ -55,17 +55,11 @@ class SnapshotConfig:
     models, without the prefix, whose answers may train; their licences must allow that.
     """
 
-    max_per_principal: int = 200
+    max_per_principal: Count = 200
     train_external: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.max_per_principal < 1:
-            raise ConfigError(
-                f"max_per_principal: {self.max_per_principal} is below 1",
-                field="max_per_principal",
-                reason="OUT_OF_RANGE",
-                limit="at least 1",
-            )
+        check_fields(self)
 
 
 @dataclass(frozen=True)

@@ -192,8 +192,6 @@ def _values(
         part = _part(kind, field)
         if isinstance(given, str):
             values[field] = _value(given, hints[field], name)
-            if field in rules:
-                rules[field].check(name, values[field])
         elif get_origin(hints[field]) is Mapping:
             entries: Values = {}
             for key, text in given.items():
@@ -209,6 +207,8 @@ def _values(
             raise ConfigError(f"{name}: has no nested fields", field=name, reason="UNSUPPORTED")
         else:
             values[field] = _values(part, given, f"{name}.", (), unknown)
+        if field in rules:
+            rules[field].check(name, values[field])
     return values
 
 

@@ -138,8 +138,6 @@ def set_parts(
         try:
             changed[name] = assign(config, of_stage(name, assignments), fixed.get(name, FIXED))
         except ConfigError as error:
-            if error.field.startswith(f"{name}."):
-                raise  # GateConfig names its fields as the loop does
             raise ConfigError(f"{name}.{error}", **details_of(error, f"{name}.")) from error
     return changed
 
