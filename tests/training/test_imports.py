@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -80,6 +81,7 @@ REFUSED = (
     "lineage --state nowhere",
     "memory nowhere --gpu-gib 24 --context 2048",
 )
+MISSING_WEIGHTS = "INPUTS/bare: has no model.safetensors"
 TASK = "rlvr --task chain_sum --model models/nano --work WORK"
 # The fields that the errors of these commands name, the one of a file its path.
 REFUSED_FIELDS = {
@@ -108,11 +110,24 @@ REFUSED_FIELDS = {
     f"{TASK} --set machine.device=gpu": "machine.device: 'gpu' is cuda",
     f"{TASK} --set machine.dtype=float16": "machine.dtype: 'float16'",
     f"{TASK} --set lora.targets=q_proj,head": "lora.targets: 'head'",
-    "generate docs --prompt x": "tokenizer.json",
+    **{
+        f"{name} --model INPUTS/bare --work WORK --data INPUTS/tasks.jsonl": MISSING_WEIGHTS
+        for name in STAGES
+    },
+    "rlvr --task chain_sum --model INPUTS/bare --work WORK": MISSING_WEIGHTS,
+    "rlvr --task chain_sum --model docs --work WORK": "config.json",
+    "run qwen3-0.6b-sft-grpo --models INPUTS --work WORK": "model: INPUTS/qwen3-0.6b",
+    "generate INPUTS/bare --prompt x": MISSING_WEIGHTS,
+    "chat INPUTS/bare": MISSING_WEIGHTS,
+    "chat models/nano --compare INPUTS/bare": MISSING_WEIGHTS,
+    "perplexity INPUTS/bare --text INPUTS/one.txt": MISSING_WEIGHTS,
+    "generate nowhere --prompt x": "model",
+    "generate docs --prompt x": "config.json",
     "generate models/nano --prompt x --temperature 3": "temperature",
     "generate models/nano --prompt x --beams 0": "beams",
     "generate models/nano --prompt x --device gpu": "device",
-    "chat docs": "tokenizer.json",
+    "chat nowhere": "model",
+    "chat docs": "config.json",
     "chat models/nano --compare nowhere": "compare",
     "chat models/nano --max-tokens 0": "max_tokens",
     "chat models/nano --device cuda:x": "device",
@@ -182,6 +197,8 @@ def test_refusals_import_no_heavy_packages(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "empty.txt").touch()
     (tmp_path / "one.txt").write_text("Once upon a time.")
+    bare = tmp_path / "bare"  # a model without weights
+    shutil.copytree("models/nano", bare, ignore=shutil.ignore_patterns("*.safetensors"))
     write_lines(tmp_path / "tasks.jsonl", [{"messages": user("1 + 1?"), "task": "chain_sum"}])
     results = results_of((*REFUSED, *NAMED), tmp_path)
     imported = {

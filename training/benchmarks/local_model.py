@@ -15,7 +15,6 @@ from training.errors import ConfigError
 from training.losses.log_probs import token_log_probs
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder
-from training.model.config import REWARD_SETTINGS
 from training.runtime.machine import to_device, use_device
 
 CHUNK_LOGITS = 1 << 25  # 128 MiB of float32 logits at once, for any vocabulary
@@ -33,15 +32,9 @@ class LocalModel:
         """Load the model.
 
         Raises:
-            ConfigError: the directory is a reward model, or the device is not available.
+            ConfigError: the device is not available.
             ModelConfigError, CheckpointError, ChatError: a file is missing or invalid.
         """
-        if (directory / REWARD_SETTINGS).exists():
-            raise ConfigError(
-                f"model: {directory} is a reward model, which gives no probabilities of tokens",
-                field="model",
-                reason="UNSUPPORTED",
-            )
         self._tokenizer, self._settings = open_tokenizer(directory)
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()

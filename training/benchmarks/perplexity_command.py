@@ -31,7 +31,7 @@ from training.benchmarks.perplexity import (
 from training.benchmarks.tasks import BENCHMARKS
 from training.data.corpus import TEXTS_HELP, skipped_text
 from training.errors import ConfigError
-from training.model.config import read_config
+from training.model.config import read_language_model
 from training.runtime.context import DEVICE_HELP, check_device
 from training.runtime.outputs import check_writable
 
@@ -180,7 +180,7 @@ def _opened(choice: ModelChoice, device: str) -> Iterator[tuple[ScoredModel, Tok
         return
     directory = choice.directory()
     check_device(device)
-    read_config(directory)
+    read_language_model(directory, "model")
     version, sha256 = directory.name, ""
     if (directory / MANIFEST).is_file():
         version, sha256 = read_manifest(directory).version, hash_files(directory)

@@ -25,7 +25,7 @@ def describe(commands: Commands) -> None:
 
 def _describe_generate(commands: Commands) -> None:
     parser = commands.add_parser("generate")
-    parser.add_argument("directory", type=Path, metavar="MODEL", help="model directory")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
     parser.add_argument(
         "--prompt",
         required=True,
@@ -54,7 +54,7 @@ def _describe_chat(commands: Commands) -> None:
         "chat",
         description="Questions are lines of standard input; /help lists the commands of a chat.",
     )
-    parser.add_argument("directory", type=Path, metavar="MODEL", help="model directory")
+    parser.add_argument("model", type=Path, metavar="MODEL", help="model directory")
     parser.add_argument(
         "--compare",
         type=Path,

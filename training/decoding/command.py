@@ -21,10 +21,9 @@ from training.decoding.config import (
     check_stops,
     read_presets,
 )
-from training.decoding.prompts import PlainText, Prompts, check_generates, open_prompts
+from training.decoding.prompts import PlainText, Prompts, open_prompts
 from training.decoding.terminal import Terminal
-from training.model.config import read_config
-from training.model.fields import check_model_directory
+from training.model.config import read_language_model
 from training.runtime.context import Machine, check_device
 
 STANDARD_INPUT = "-"
@@ -55,14 +54,13 @@ def generate(options: argparse.Namespace) -> int:
                 f"{ignored[0]}: cannot be combined with beams", field=ignored[0], reason="CONFLICT"
             )
         beams = BeamConfig(options.beams, repetition_penalty=rules.repetition_penalty)
-    directory: Path = options.directory
-    check_model_directory(directory, "directory")
-    check_generates(directory)
+    directory: Path = options.model
+    config = read_language_model(directory, "model")
     prompts: Prompts = (
         PlainText(directory, with_control_tokens=True) if options.plain else load_chat(directory)
     )
     ids = prompts.prompt_ids([Message("user", question)])
-    room = read_config(directory).max_positions - len(ids)
+    room = config.max_positions - len(ids)
     max_tokens = options.max_tokens or max(1, min(DEFAULT_MAX_TOKENS, room))
     # These import torch, so all options are checked before.
     from training.decoding.beam import beam_search
@@ -95,10 +93,8 @@ def chat(options: argparse.Namespace) -> int:
         DecodingError, ChatError, ConfigError: an option or a model is unusable.
     """
     rules = checked_rules(options)
-    directories = labelled(options.directory, options.compare)
+    directories = labelled(options.model, options.compare)
     prompts = {label: open_prompts(path, options.plain) for label, path in directories.items()}
-    for directory in directories.values():
-        read_config(directory)
     terminal = Terminal()
     terminal.write_dim("loading")
     # Imports torch, so all options are checked before.
@@ -126,12 +122,13 @@ def labelled(directory: Path, other: Path | None) -> dict[str, Path]:
     """Return the directories by the labels of their answers: their names, or else their paths.
 
     Raises:
-        ConfigError, DecodingError: as `check_model_directory`, or both directories are the same.
+        ConfigError, DecodingError and others: as `read_language_model`, or both directories are the
+            same.
     """
-    check_model_directory(directory, "directory")
+    read_language_model(directory, "model")
     if other is None:
         return {directory.resolve().name: directory}
-    check_model_directory(other, "compare")
+    read_language_model(other, "compare")
     if directory.resolve() == other.resolve():
         raise DecodingError(
             f"compare: {other} is the same model; another one is needed",

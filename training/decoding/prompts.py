@@ -18,8 +18,6 @@ from training.data.chat import (
     read_stop_ids,
 )
 from training.data.token_shards import SHARDS_HASH
-from training.decoding.config import DecodingError
-from training.model.config import REWARD_SETTINGS
 
 
 class Prompts(Protocol):
@@ -83,9 +81,7 @@ def open_prompts(directory: Path, is_plain: bool | None) -> tuple[Prompts, str]:
 
     Raises:
         ChatError: the directory has no usable tokenizer, template or end token.
-        DecodingError: the directory is a reward model.
     """
-    check_generates(directory)
     if is_plain or (is_plain is None and is_pretrained(directory)):
         reason = "--plain" if is_plain else "it is pre-trained on texts only"
         return PlainText(directory, with_control_tokens=False), reason
@@ -103,17 +99,3 @@ def is_pretrained(directory: Path) -> bool:
         return SHARDS_HASH in (read_manifest(directory).data or {})
     except ManifestError:
         return False
-
-
-def check_generates(directory: Path) -> None:
-    """Refuse a directory with a reward model.
-
-    Raises:
-        DecodingError: the directory is a reward model.
-    """
-    if (directory / REWARD_SETTINGS).exists():
-        raise DecodingError(
-            f"directory: {directory} is a reward model, which cannot generate text",
-            field="directory",
-            reason="UNSUPPORTED",
-        )

@@ -17,12 +17,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from training.model.fields import FAMILIES, MAX_LAYERS, Fields, ModelConfigError, read_object
-from training.model.rope_config import FULL, SLIDING, Rope, read_rope
+from training.errors import ConfigError
+from training.model.fields import (
+    FAMILIES,
+    MAX_LAYERS,
+    Fields,
+    ModelConfigError,
+    check_model_directory,
+    read_object,
+)
+from training.model.rope_config import SLIDING, Rope, layer_kinds, read_rope
+from training.model.tensor_files import WEIGHTS, CheckpointError, stored_type, weight_files
 from training.runtime.ranges import Choices, Count, Positive, check_fields
 
-# Without layer_types, every sixth layer of Gemma 3 is global (Gemma 3 report).
-GEMMA_GLOBAL_EVERY = 6
 DTYPES = ("float32", "bfloat16", "float16")
 REWARD_SETTINGS = "reward_model.json"  # in the directory of a reward model
 EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "wte.weight")
@@ -104,9 +111,6 @@ def read_config(directory: Path) -> ModelConfig:
     """
     raw = read_object(directory / "config.json")
     if not (raw.get("dtype") or raw.get("torch_dtype")):
-        # Imports torch.
-        from training.model.tensor_files import WEIGHTS, CheckpointError, stored_type, weight_files
-
         stored = (stored_type(file, EMBEDDINGS) for file in weight_files(directory))
         raw["dtype"] = next((name for name in stored if name is not None), None)
         if raw["dtype"] is None:
@@ -114,6 +118,28 @@ def read_config(directory: Path) -> ModelConfig:
                 f"{WEIGHTS}: {EMBEDDINGS[0]} is missing", field=EMBEDDINGS[0], reason="MISSING"
             )
     return parse_config(raw)
+
+
+def read_language_model(directory: Path, field: str) -> ModelConfig:
+    """Return the config of a model that generates text, after a check that no file is missing.
+
+    Args:
+        field: option or argument of the directory.
+
+    Raises:
+        ConfigError: there is no such directory, or it contains a reward model.
+        ModelConfigError, CheckpointError: as `read_config`, or a file of the weights is missing.
+    """
+    check_model_directory(directory, field)
+    if (directory / REWARD_SETTINGS).exists():
+        raise ConfigError(
+            f"{field}: {directory} is a reward model, not a language model",
+            field=field,
+            reason="MISMATCH",
+        )
+    config = read_config(directory)
+    weight_files(directory)
+    return config
 
 
 def parse_config(raw: Mapping[str, Any]) -> ModelConfig:
@@ -200,7 +226,7 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
             reason="MISMATCH",
             limit="even",
         )
-    kinds = _layer_kinds(fields, family)
+    kinds = layer_kinds(fields, family)
     attention_bias = fields.flag("attention_bias", False)
     return ModelConfig(
         family=family,
@@ -234,64 +260,6 @@ def _rotary(fields: Fields, family: str) -> ModelConfig:
         initializer_range=fields.number("initializer_range", 0.02),
         raw=dict(fields.values),
     )
-
-
-def _layer_kinds(fields: Fields, family: str) -> list[str]:
-    """Return FULL or SLIDING for each layer.
-
-    Old files have a window pattern; new files have layer_types.
-
-    Raises:
-        ModelConfigError: layer_types has sliding layers, but the family or use_sliding_window
-            excludes them.
-    """
-    count = fields.count("num_hidden_layers", maximum=MAX_LAYERS)
-    slides = family == "gemma3_text" or (
-        family != "llama" and fields.flag("use_sliding_window", False)
-    )
-    named = fields.values.get("layer_types")
-    if named is None:
-        return _kinds_by_pattern(fields, family, count) if slides else [FULL] * count
-    if (
-        not isinstance(named, list)
-        or len(named) != count
-        or not all(kind in (FULL, SLIDING) for kind in named)
-    ):
-        raise ModelConfigError(
-            f"layer_types: must name {count} layers, each {FULL} or {SLIDING}",
-            field="layer_types",
-            reason="MISMATCH",
-            limit=f"{FULL}, {SLIDING}",
-        )
-    if SLIDING in named and not slides:
-        raise ModelConfigError(
-            f"layer_types: {SLIDING} needs use_sliding_window and is unsupported for some"
-            f" families (model_type: {family})",
-            field="layer_types",
-            reason="CONFLICT",
-            limit=FULL,
-        )
-    return named
-
-
-def _kinds_by_pattern(fields: Fields, family: str, count: int) -> list[str]:
-    """Return the kinds of a file without layer_types: a period (Gemma 3) or a first layer."""
-    if family == "gemma3_text":
-        pattern = "sliding_window_pattern"
-        every = fields.count(
-            pattern if fields.values.get(pattern) else f"_{pattern}", GEMMA_GLOBAL_EVERY
-        )
-        return [FULL if (layer + 1) % every == 0 else SLIDING for layer in range(count)]
-    if not fields.values.get("sliding_window"):
-        return [FULL] * count
-    first = fields.values.get("max_window_layers")
-    if not isinstance(first, int):
-        raise ModelConfigError(
-            f"max_window_layers: {first!r} is not the number of a layer",
-            field="max_window_layers",
-            reason="WRONG_TYPE",
-        )
-    return [SLIDING if layer >= first else FULL for layer in range(count)]
 
 
 def stored_dtype(raw: Mapping[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Reading of untrusted safetensors files; every defect raises a CheckpointError with the file name.
 
 The library checks header sizes and offsets and executes nothing. Loading a pickle executes code, so
-pickles are never read.
+pickles are never read. Commands check files before an import of torch, so only `read_tensors`
+imports torch.
 """
 
 from __future__ import annotations
@@ -10,14 +11,16 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from training.errors import DetailedError, details_of
 from training.model.fields import ModelConfigError, read_object
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -84,8 +87,11 @@ def read_tensors(
         CheckpointError: the file is not a valid safetensors file, or a tensor has another type than
             floating point, or contains NaN or infinity.
     """
+    import torch
+
     tensors: dict[str, Tensor] = {}
-    with _opened(file) as opened:
+    # The library allocates its buffers on the default device.
+    with torch.device("cpu"), _opened(file, "pt") as opened:
         for name in opened.keys():  # noqa: SIM118 - safe_open is not a mapping
             if skip(name):
                 continue
@@ -135,10 +141,10 @@ def stored_type(file: Path, names: tuple[str, ...]) -> str | None:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[Any]:  # safe_open is untyped
+def _opened(file: Path, framework: str = "np") -> Iterator[Any]:  # safe_open is untyped
+    """Open a file; headers are the same in each framework, and numpy imports no torch."""
     try:
-        # The library allocates its buffers on the default device.
-        with torch.device("cpu"), safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework=framework) as opened:
             yield opened
     except (SafetensorError, OSError) as error:
         if not file.is_file():

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from training.errors import ConfigError, DetailedError
 from training.model.backbone import Backbone
 from training.model.checkpoint import load_decoder, save_decoder
 from training.model.config import gpt2_json, parse_config
+from training.model.fields import ModelConfigError
 from training.model.transformer import Decoder, initialise
 
 TOKENS = 12
@@ -331,12 +333,18 @@ def test_unusable_option_is_refused(
 def test_unusable_model_is_refused(
     directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    refused_command(["chat", str(tmp_path / "no")], capsys, field="directory", reason="MISSING")
+    refused_command(["chat", str(tmp_path / "no")], capsys, field="model", reason="MISSING")
     empty = tmp_path / "empty"
     empty.mkdir()
-    refused_command(["chat", str(empty)], capsys, ChatError, field="tokenizer.json")
+    refused_command(["chat", str(empty)], capsys, ModelConfigError, field="config.json")
+    other = tmp_path / "other"
+    shutil.copytree(directory, other)
+    (other / "tokenizer.json").unlink()
+    refused_command(["chat", str(other)], capsys, ChatError, field="tokenizer.json")
     (directory / "reward_model.json").write_text("{}")
-    refused_command(["chat", str(directory)], capsys, DecodingError, reason="UNSUPPORTED")
+    refused_command(["chat", str(directory)], capsys, field="model", reason="MISMATCH")
+    words = ["chat", "models/nano", "--compare", str(directory)]
+    refused_command(words, capsys, field="compare", reason="MISMATCH")
 
 
 @pytest.mark.parametrize(

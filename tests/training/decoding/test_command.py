@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.refused_commands import refused_command
 from tests.training.toys import toy_model
 from training.__main__ import main
 from training.data.chat import Message, load_chat
@@ -152,7 +153,7 @@ def test_invalid_model_directory_is_refused_without_a_traceback(
     assert main(["generate", str(tmp_path / "nothing"), "--prompt", "x"]) == 1
     assert_failed(capsys, str(tmp_path / "nothing"))
     assert main(["generate", str(tmp_path), "--prompt", "x"]) == 1
-    assert_failed(capsys, "tokenizer.json", str(tmp_path))
+    assert_failed(capsys, "config.json", str(tmp_path))
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 8}))
     assert main(["generate", str(directory), "--prompt", "x"]) == 1
@@ -161,6 +162,7 @@ def test_invalid_model_directory_is_refused_without_a_traceback(
     (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
     assert main(["generate", str(directory), "--prompt", "x"]) == 1
     assert_failed(capsys, "model.safetensors", "pytorch_model.bin")
+    (directory / "pytorch_model.bin").rename(directory / "model.safetensors")
     (directory / "tokenizer.json").write_text("{")
     assert main(["generate", str(directory), "--prompt", "x"]) == 1
     assert_failed(capsys, "tokenizer.json")
@@ -194,5 +196,5 @@ def test_reward_model_is_refused_for_generation(
     directory: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (directory / "reward_model.json").write_text("{}")
-    assert main(["generate", str(directory), "--prompt", "x"]) == 1
-    assert_failed(capsys, str(directory))
+    words = ["generate", str(directory), "--prompt", "x"]
+    refused_command(words, capsys, field="model", reason="MISMATCH")

@@ -13,6 +13,7 @@ from training.artifacts.manifest import read_manifest
 from training.data.formats.catalogue import kind_of
 from training.data.formats.fields import ExampleError
 from training.decoding.arguments import chat_command
+from training.model.config import read_config
 from training.recipes.custom.commands import lengths
 from training.recipes.custom.stages import STAGES
 from training.recipes.names import OPEN_MODELS
@@ -145,9 +146,9 @@ def test_default_row_lengths_follow_the_positions_of_the_model(
     assert "short" in line
     assert main(asked) == 0
     assert read_manifest(files / "work" / "short-sft").config["max_tokens"] == 100
-    assert lengths(PpoConfig, files / "short") == {"max_prompt_tokens": 36}
-    assert lengths(SftConfig, files / "toy") == {"max_tokens": 512}
-    assert lengths(PpoConfig, files / "toy") == {"max_prompt_tokens": 256}
+    assert lengths(PpoConfig, read_config(files / "short")) == {"max_prompt_tokens": 36}
+    assert lengths(SftConfig, read_config(files / "toy")) == {"max_tokens": 512}
+    assert lengths(PpoConfig, read_config(files / "toy")) == {"max_prompt_tokens": 256}
 
 
 def test_a_run_resumes_only_with_the_same_config(

@@ -20,8 +20,7 @@ from training.data.examples import summarise
 from training.data.formats.catalogue import PROMPTS, SFT, kind_of
 from training.decoding.arguments import chat_command
 from training.errors import ConfigError, unknown_choice
-from training.model.config import REWARD_SETTINGS, read_config
-from training.model.fields import check_model_directory
+from training.model.config import REWARD_SETTINGS, ModelConfig, read_language_model
 from training.planning.stage import PlannedConfig
 from training.progress_log import resume_text
 from training.recipes.custom.assignments import assigned, fields_named, listed, settable
@@ -51,7 +50,8 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
         ConfigError: the name is not valid for a folder in --work, a field cannot be assigned, or a
             run of this name has another configuration.
     """
-    stage, model = STAGES[name], checked_model(options.model)
+    stage, model = STAGES[name], options.model.absolute()
+    shape = read_language_model(options.model, "model")
     output = options.work.absolute() / checked_name(options.name or f"{model.name}-{name}")
     given: dict[str, Any] = {
         "model_directory": model,
@@ -59,7 +59,7 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
         "output_directory": output,
         "lineage": Lineage(output.name, code_commit=code_commit),
         EXTRA: options.allow_extra_fields,
-        **lengths(stage.config, options.model),
+        **lengths(stage.config, shape),
     }
     if stage.is_policy:
         given["reward_model_directory"] = checked_judge(options.reward_model)
@@ -71,12 +71,12 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
     return 0
 
 
-def lengths(kind: Any, model_directory: Path) -> dict[str, int]:
+def lengths(kind: Any, model: ModelConfig) -> dict[str, int]:
     """Return the default limit of row lengths.
 
     The limit is the default of the stage, or the number of positions of the model if smaller.
     """
-    positions = read_config(model_directory).max_positions
+    positions = model.max_positions
     if issubclass(kind, PolicyConfig):
         return {
             "max_prompt_tokens": min(
@@ -123,6 +123,9 @@ def _run(
         for name, config in stages.items()
         if not finished_manifest(config.output_directory)
     }
+    first_config = next(iter(due.values()), None)
+    if first_config is not None and not isinstance(first_config, PretrainConfig):
+        read_language_model(first_config.model_directory, "model")
     lines = [
         f"{name} {line}" if len(stages) > 1 else line
         for place, (name, config) in enumerate(due.items())
@@ -239,22 +242,6 @@ def existing_file(option: str, path: Path) -> Path:
             limit="a file",
         )
     return existing_path(option, path)
-
-
-def checked_model(path: Path) -> Path:
-    """Return the path of the initial model.
-
-    Raises:
-        ConfigError: the path is no directory or is a reward model, which cannot generate text.
-    """
-    check_model_directory(path, "model")
-    if (path / REWARD_SETTINGS).exists():
-        raise ConfigError(
-            f"model: {path} is a reward model, not a language model",
-            field="model",
-            reason="MISMATCH",
-        )
-    return path.absolute()
 
 
 def checked_judge(path: Path | None) -> Path | None:

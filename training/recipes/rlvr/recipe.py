@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from training.cluster.group import Group
+from training.model.config import read_language_model
 from training.optim.config import OptimizerConfig
 from training.recipes.custom.assignments import listed, parsed, settable
-from training.recipes.custom.commands import checked_model, checked_name
+from training.recipes.custom.commands import checked_name
 from training.recipes.custom.recipe_file import FIXED
 from training.rl.config import KlConfig
 from training.runtime.context import Lineage, Machine
@@ -111,8 +112,8 @@ def checked_run(options: argparse.Namespace) -> tuple[str, Group]:
         Range(1).check(name.replace("_", "-"), getattr(options, name))
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
-    model = checked_model(options.model)
-    default = f"{model.name}-{options.task}-{options.algorithm}"
+    read_language_model(options.model, "model")
+    default = f"{options.model.absolute().name}-{options.task}-{options.algorithm}"
     name = checked_name(options.name or default)
     ItemRequest(options.task, options.items, SEED, level=options.level, texts=options.texts)
     parsed(PpoConfig if options.algorithm == "ppo" else GrpoConfig, options.set, FIXED)
