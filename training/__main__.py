@@ -24,7 +24,7 @@ from training.errors import REPORTED_ERRORS, did_you_mean
 from training.reporting.tracking import check_installed
 from training.runs import FAILED, HALTED, HaltedError, LoopRunningError
 from training.runtime.context import StoppedError
-from training.runtime.outputs import check_writable, describe_os_error
+from training.runtime.paths import check_writable, describe_os_error
 
 ROOT = Path(__file__).resolve().parents[1]
 # Options that name output paths. Only some commands write into the state.

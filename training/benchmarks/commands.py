@@ -18,7 +18,7 @@ from training.benchmarks.models import URL, ModelChoice, distinguish, opened
 from training.benchmarks.tasks import BENCHMARKS, CODE, QUICK, QUICK_ITEMS, Benchmark, chosen, load
 from training.errors import ConfigError, details_of
 from training.figures import Z_95, Estimate, share_bounds
-from training.runtime.outputs import check_writable
+from training.runtime.paths import check_writable, read_file
 from training.serving.connection import EndpointError
 
 if TYPE_CHECKING:
@@ -115,14 +115,8 @@ def model_choice(options: argparse.Namespace) -> ModelChoice:
         raise ConfigError(
             "model: a directory, a version or a URL is needed", field="model", reason="MISSING"
         )
-    key = ""
-    if options.key_file is not None:
-        try:
-            key = options.key_file.read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"--key-file: {options.key_file} is unreadable", field="key_file"
-            ) from error
+    file = options.key_file
+    key = read_file("--key-file", file).strip() if file is not None else ""
     choice = ModelChoice(options.model, options.state, options.served_name, options.version, key)
     if URL.match(choice.model):
         return choice

@@ -33,7 +33,7 @@ from training.data.corpus import TEXTS_HELP, skipped_text
 from training.errors import ConfigError
 from training.model.config import read_language_model
 from training.runtime.context import DEVICE_HELP, check_device
-from training.runtime.outputs import check_writable
+from training.runtime.paths import check_writable
 
 if TYPE_CHECKING:
     from training.figures import Estimate

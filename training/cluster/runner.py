@@ -53,7 +53,7 @@ from training.rl.rollout_server.weight_sync import DeadSyncError, SamplerMismatc
 from training.rl.samplers import Samplers
 from training.rl.served import OffPolicyError
 from training.runtime.context import Checkpoints, Progress, RunContext, StoppedError
-from training.runtime.outputs import no_empty_folders
+from training.runtime.paths import no_empty_folders
 from training.runtime.ranks import ALONE, Ranks, all_different
 from training.runtime.training_state import DirectoryCheckpoints
 from training.stage_record import (

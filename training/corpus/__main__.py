@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from training.errors import DetailedError
-from training.runtime.outputs import describe_os_error
+from training.runtime.paths import describe_os_error
 
 COMMANDS: dict[str, str] = {
     "crawl": "training.corpus.crawl.command",

@@ -13,7 +13,7 @@ from training.decoding.prompts import Prompts
 from training.decoding.terminal import Terminal
 from training.errors import DetailedError, did_you_mean, unknown_choice
 from training.runtime.machine import use_device
-from training.runtime.outputs import describe_os_error
+from training.runtime.paths import describe_os_error
 
 COMMAND = "/"  # begins a command; doubled, it begins a question
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from training.errors import ConfigError
 from training.model.fields import HUB_ID, check_model_directory, read_object
+from training.runtime.paths import read_file
 
 if TYPE_CHECKING:
     from training.model_store.destination import Destination
@@ -167,12 +168,14 @@ def run(options: argparse.Namespace) -> int:
     """
     from training.model_store.importing import import_model
 
+    file = options.chat_template
+    template = read_file("--chat-template", file) if file else ""
     with ExitStack() as stack:
         destination = _destination(options, stack)
         import_model(
             *(_source(options), options.name, destination, options.accept_terms, _say),
             thinking=options.thinking == "on",
-            template=_template(options.chat_template),
+            template=template,
         )
     return 0
 
@@ -189,7 +192,9 @@ def _source(options: argparse.Namespace) -> Source:
     if Path(text).is_dir():
         return DirectorySource(Path(text).resolve())
     if HUB_ID.fullmatch(text):
-        return HubSource(text, HubAccess(options.hub, _token(options)))
+        file = options.token_file
+        token = read_file("--token-file", file) if file else os.environ.get(TOKEN_VARIABLE, "")
+        return HubSource(text, HubAccess(options.hub, token.strip()))
     raise ConfigError(
         f"SOURCE: {text!r} is not a directory, s3://BUCKET/PREFIX or owner/model@revision",
         field="SOURCE",
@@ -207,35 +212,6 @@ def _destination(options: argparse.Namespace, stack: ExitStack) -> Destination:
     store = open_store(options.to, "--to", os.environ)
     scratch = options.scratch or Path(stack.enter_context(tempfile.TemporaryDirectory()))
     return BucketDestination(store, scratch)
-
-
-def _token(options: argparse.Namespace) -> str:
-    if options.token_file is None:
-        return os.environ.get(TOKEN_VARIABLE, "").strip()
-    try:
-        token: str = options.token_file.read_text().strip()
-    except OSError as error:
-        raise ConfigError(
-            f"--token-file: {options.token_file} cannot be read", field="--token-file"
-        ) from error
-    return token
-
-
-def _template(file: Path | None) -> str:
-    """Return the text of --chat-template, "" without."""
-    if file is None:
-        return ""
-    try:
-        template = file.read_text()
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"--chat-template: {file} cannot be read as text", field="--chat-template"
-        ) from error
-    if not template.strip():
-        raise ConfigError(
-            f"--chat-template: {file} is empty", field="--chat-template", reason="EMPTY"
-        )
-    return template
 
 
 def _say(text: str) -> None:

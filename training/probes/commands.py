@@ -21,7 +21,7 @@ from training.errors import ConfigError, details_of
 from training.figures import Z_95
 from training.probes.items import Kind
 from training.probes.measurement import keep_answers, measure, tasks, write_scores
-from training.runtime.outputs import check_writable
+from training.runtime.paths import check_writable
 
 if TYPE_CHECKING:
     from training.verification.code import Runner

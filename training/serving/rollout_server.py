@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from training.errors import ConfigError
+from training.runtime.paths import read_file
 from training.runtime.ranges import (
     Count,
     CountOrZero,
@@ -125,14 +126,7 @@ class RolloutServer:
         """
         if self.key_file is None:
             return ""
-        try:
-            return self.key_file.read_text().strip()
-        except OSError as error:
-            raise ConfigError(
-                f"key_file: {self.key_file} cannot be read ({error.strerror})",
-                field="rollout_server.key_file",
-                reason="MISSING",
-            ) from error
+        return read_file("rollout_server.key_file", self.key_file).strip()
 
     def check_rank(self, rank: int) -> None:
         """Check that the engine has kernels for adapters of this rank.

@@ -31,6 +31,7 @@ from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import EXPLANATIONS, REPORT, warning_lines
 from training.reporting.tracking import FOLDER, tracking_in
 from training.runtime.context import Lineage
+from training.runtime.paths import existing_file, existing_path
 from training.stage_record import FINISHED, check_same_inputs, check_same_run
 from training.stages.policy_config import FIRST_UPDATE, PolicyConfig
 from training.stages.pretrain_config import PretrainConfig
@@ -215,33 +216,6 @@ def checked_name(name: str) -> str:
             f"name: {name!r} is reserved in a folder of runs", field="name", reason="IN_USE"
         )
     return name
-
-
-def existing_path(option: str, path: Path) -> Path:
-    """Return the absolute path.
-
-    Raises:
-        ConfigError: the path does not exist.
-    """
-    if not path.exists():
-        raise ConfigError(f"{option}: {path} does not exist", field=option, reason="MISSING")
-    return path.absolute()
-
-
-def existing_file(option: str, path: Path) -> Path:
-    """Return the absolute path of a file.
-
-    Raises:
-        ConfigError: the path does not exist or is a folder.
-    """
-    if path.is_dir():
-        raise ConfigError(
-            f"{option}: {path} is a folder, not a file",
-            field=option,
-            reason="WRONG_TYPE",
-            limit="a file",
-        )
-    return existing_path(option, path)
 
 
 def checked_judge(path: Path | None) -> Path | None:

@@ -55,7 +55,7 @@ from training.recipes.pretraining.texts import (
 from training.reporting.progress import StageDisplay, open_display
 from training.reporting.stage import REPORT, warning_lines
 from training.reporting.tracking import tracking_in
-from training.runtime.outputs import no_empty_folders
+from training.runtime.paths import no_empty_folders
 from training.stage_record import FINISHED, check_same_run, saved_step
 from training.stages.pretrain_config import PretrainConfig
 

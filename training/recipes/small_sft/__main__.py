@@ -43,6 +43,7 @@ from training.recipes.small_sft.dataset import DatasetConfig, build_dataset, wri
 from training.recipes.small_sft.pairs import choose_questions, make_pairs
 from training.recipes.small_sft.sources import Example
 from training.runtime.context import Progress
+from training.runtime.paths import read_file
 from training.stages import sft
 from training.verification.checks import VerificationError
 from training.verification.sandbox.runs import open_sandbox
@@ -126,7 +127,9 @@ def answers(options: argparse.Namespace) -> None:
     if options.model:
         found = ask_model(options.model, questions)
     elif options.key_file:
-        found = ask_system(options.url, options.key_file.read_text().strip(), questions)
+        found = ask_system(
+            options.url, read_file("--key-file", options.key_file).strip(), questions
+        )
     else:
         raise ConfigError("--key-file: a running system needs a key", field="key_file")
     write_answers(found, options.output)

@@ -1,4 +1,4 @@
-"""Checks of output paths before long work, and one-line descriptions of file system errors."""
+"""Files and folders that options name: checks before long work, and one-line errors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,56 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from training.errors import ConfigError
+
+
+def existing_path(option: str, path: Path) -> Path:
+    """Return the absolute path.
+
+    Raises:
+        ConfigError: the path does not exist.
+    """
+    if not path.exists():
+        raise ConfigError(f"{option}: {path} does not exist", field=option, reason="MISSING")
+    return path.absolute()
+
+
+def existing_file(option: str, path: Path) -> Path:
+    """Return the absolute path of a file.
+
+    Raises:
+        ConfigError: the path does not exist or is a folder.
+    """
+    if path.is_dir():
+        raise ConfigError(
+            f"{option}: {path} is a folder, not a file",
+            field=option,
+            reason="WRONG_TYPE",
+            limit="a file",
+        )
+    return existing_path(option, path)
+
+
+def read_file(option: str, path: Path) -> str:
+    """Return the text of a small file, such as a key or a template.
+
+    Raises:
+        ConfigError: the file does not exist, cannot be read, is not UTF-8, or is blank.
+    """
+    try:
+        text = existing_file(option, path).read_text("utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"{option}: {path} cannot be read ({error.strerror})", field=option, reason="UNREADABLE"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{option}: {path} is not UTF-8", field=option, reason="NOT_UTF8"
+        ) from error
+    if not text.strip():
+        raise ConfigError(f"{option}: {path} is empty", field=option, reason="EMPTY")
+    return text
 
 
 def check_writable(path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.training.refused_commands import refused_command
 from training.__main__ import main
-from training.runtime.outputs import check_writable, describe_os_error
+from training.runtime.paths import check_writable, describe_os_error
 from training.verification import commands
 
 
@@ -69,6 +70,33 @@ def test_os_error_without_a_file_keeps_its_traceback(monkeypatch: pytest.MonkeyP
     with pytest.raises(OSError) as caught:
         main(["tasks", "list"])
     assert caught.value is error
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("missing", None, "MISSING"),
+        (".", None, "WRONG_TYPE"),
+        ("image", b"\x89PNG\xff", "NOT_UTF8"),
+        ("blank", b" \n", "EMPTY"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--token-file", "--chat-template"])
+def test_unusable_file_of_an_option_is_refused(
+    option: str,
+    name: str,
+    content: bytes | None,
+    reason: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    words = ["import", "owner/model", "--name", "a", "--to", str(tmp_path / "models")]
+    file = str(tmp_path / name)
+    _, line = refused_command([*words, option, file], capsys, field=option, reason=reason)
+    assert file.removesuffix("/.") in line
+    assert not (tmp_path / "models").exists()
 
 
 def test_check_leaves_no_files_and_creates_no_folder(tmp_path: Path) -> None:
