@@ -120,11 +120,12 @@ def read_config(directory: Path) -> ModelConfig:
     return parse_config(raw)
 
 
-def read_language_model(directory: Path, field: str) -> ModelConfig:
+def read_language_model(directory: Path, field: str, with_weights: bool = True) -> ModelConfig:
     """Return the config of a model that generates text, after a check that no file is missing.
 
     Args:
         field: option or argument of the directory.
+        with_weights: False: the command is finished already, so weights may be missing.
 
     Raises:
         ConfigError: there is no such directory, or it contains a reward model.
@@ -138,7 +139,8 @@ def read_language_model(directory: Path, field: str) -> ModelConfig:
             reason="MISMATCH",
         )
     config = read_config(directory)
-    weight_files(directory)
+    if with_weights:
+        weight_files(directory)
     return config
 
 

@@ -27,7 +27,7 @@ from training.recipes.custom.recipe_file import FIXED
 from training.recipes.pretraining.shapes import SHAPES
 from training.recipes.rlvr import commands, stage
 from training.recipes.rlvr.held_out import Measured, change_text, share_text
-from training.recipes.rlvr.recipe import DESCRIBED, SIZES, Size, make_config, settable_fields
+from training.recipes.rlvr.recipe import DESCRIBED, LARGE, TINY, Size, make_config, settable_fields
 from training.runtime.context import Lineage
 from training.stages.policy_config import FIRST_UPDATE, GrpoConfig, PpoConfig
 from training.verification.checks import Calls, Mathematics, Outcome, Verdict, VerificationError
@@ -35,7 +35,7 @@ from training.verification.items import Item, Split, parse_items, write_items
 from training.verification.scorer import Scorer
 from training.verification.workers import Workers
 
-TINY = Size(prompts=4, samples=4, minibatch_rows=8)
+QUICK = Size(prompts=4, samples=4, minibatch_rows=8)
 FAST = ("--set", "policy_optimizer.lr=3e-3")
 
 
@@ -58,7 +58,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         with OddAnswers(1) as workers:
             yield Scorer(workers, None)
 
-    monkeypatch.setitem(SIZES, True, TINY)
+    monkeypatch.setattr(commands, "TINY", QUICK)
     monkeypatch.setattr(commands, "open_scorer", opened)
     monkeypatch.setattr(stage, "open_scorer", opened)
 
@@ -276,7 +276,7 @@ def test_the_help_shows_the_values_of_the_command() -> None:
     shown = ("prompts_per_update", "samples_per_prompt", "minibatch_rows")
     numbers = {name: re.findall(r"\d+", lines[name])[:2] for name in shown}
     assert numbers == {
-        name: [str(getattr(config_of("grpo", SIZES[is_tiny]), name)) for is_tiny in (False, True)]
+        name: [str(getattr(config_of("grpo", size), name)) for size in (LARGE, TINY)]
         for name in shown
     }
     assert (lines["updates"], lines["max_response_tokens"], lines["lora.rank"]) == ("40", "64", "8")
@@ -322,7 +322,7 @@ def test_the_interval_of_a_share_is_within_zero_and_one() -> None:
 
 
 def test_ppo_and_grpo_sample_as_many_responses() -> None:
-    for size in SIZES.values():
+    for size in (LARGE, TINY):
         made = [config_of(algorithm, size) for algorithm in ("grpo", "ppo")]
         assert [type(config) for config in made] == [GrpoConfig, PpoConfig]
         assert len({config.rows_per_update for config in made}) == 1
@@ -333,7 +333,7 @@ def test_ppo_and_grpo_sample_as_many_responses() -> None:
 def test_held_out_items_are_refused_for_training(tmp_path: Path) -> None:
     held_out = commands.make_items(commands.ItemRequest("chain_sum", 1, 0, Split.HELD_OUT, 0))
     write_items(held_out, tmp_path / "items.jsonl")
-    config = replace(config_of("grpo", TINY), data_path=tmp_path / "items.jsonl")
+    config = replace(config_of("grpo", QUICK), data_path=tmp_path / "items.jsonl")
     config = replace(config, output_directory=tmp_path / "o")
     with refused(ExampleError, field="prompts.1", reason="CONFLICT"):
         stage.run(config, None)  # type: ignore[arg-type]

@@ -52,7 +52,7 @@ def run_one(name: str, options: argparse.Namespace, code_commit: str) -> int:
             run of this name has another configuration.
     """
     stage, model = STAGES[name], options.model.absolute()
-    shape = read_language_model(options.model, "model")
+    shape = read_language_model(options.model, "model", with_weights=False)
     output = options.work.absolute() / checked_name(options.name or f"{model.name}-{name}")
     given: dict[str, Any] = {
         "model_directory": model,

@@ -34,7 +34,7 @@ from training.recipes.custom.commands import (
 )
 from training.recipes.custom.recipe_file import FIXED
 from training.recipes.rlvr.held_out import change_text, measure, share_text
-from training.recipes.rlvr.recipe import SEED, SIZES, make_config
+from training.recipes.rlvr.recipe import LARGE, SEED, TINY, make_config
 from training.recipes.rlvr.stage import open_scorer, run
 from training.recipes.small import LORA, VOCABULARY_ROWS
 from training.reporting.progress import Lines, StageDisplay
@@ -130,7 +130,7 @@ def make_run(
         "lineage": Lineage(output.name, code_commit=code_commit),
         **mode,
     }
-    made = make_config(options.algorithm, SIZES[is_tiny(shape)], rate, given)
+    made = make_config(options.algorithm, TINY if is_tiny(shape) else LARGE, rate, given)
     return assigned(made, options.set, FIXED)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from training.artifacts.manifest import finished_manifest
 from training.cluster.group import Group
 from training.model.config import read_language_model
 from training.optim.config import OptimizerConfig
@@ -41,17 +42,13 @@ class Size:
     dtype: str = "float32"
 
 
-SIZES = {  # by `is_tiny` of the model
-    True: Size(prompts=25, samples=16, minibatch_rows=100),
-    False: Size(prompts=16, samples=8, minibatch_rows=64, dtype="auto"),
-}
+LARGE = Size(prompts=16, samples=8, minibatch_rows=64, dtype="auto")
+TINY = Size(prompts=25, samples=16, minibatch_rows=100)  # for FEW_WEIGHTS
 DESCRIBED = {  # fields whose values depend on the model and other options
-    "prompts_per_update": f"{SIZES[False].prompts}; {SIZES[True].prompts} for {FEW_WEIGHTS}",
-    "samples_per_prompt": f"{SIZES[False].samples}; {SIZES[True].samples} for {FEW_WEIGHTS}",
-    "minibatch_rows": (
-        f"{SIZES[False].minibatch_rows}; {SIZES[True].minibatch_rows} for {FEW_WEIGHTS}"
-    ),
-    "machine.dtype": f"{SIZES[False].dtype}; {SIZES[True].dtype} for {FEW_WEIGHTS}",
+    "prompts_per_update": f"{LARGE.prompts}; {TINY.prompts} for {FEW_WEIGHTS}",
+    "samples_per_prompt": f"{LARGE.samples}; {TINY.samples} for {FEW_WEIGHTS}",
+    "minibatch_rows": f"{LARGE.minibatch_rows}; {TINY.minibatch_rows} for {FEW_WEIGHTS}",
+    "machine.dtype": f"{LARGE.dtype}; {TINY.dtype} for {FEW_WEIGHTS}",
     "policy_optimizer.learning_rate": (
         "by the number of weights: 3e-4 (nano), 1.2e-4 (adapters of 135 million weights); for "
         "adapters ten times as high as for all weights"
@@ -112,9 +109,10 @@ def checked_run(options: argparse.Namespace) -> tuple[str, Group]:
         Range(1).check(name.replace("_", "-"), getattr(options, name))
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
-    read_language_model(options.model, "model")
     default = f"{options.model.absolute().name}-{options.task}-{options.algorithm}"
     name = checked_name(options.name or default)
+    is_finished = finished_manifest(options.work.absolute() / name) is not None
+    read_language_model(options.model, "model", with_weights=not is_finished)
     ItemRequest(options.task, options.items, SEED, level=options.level, texts=options.texts)
     parsed(PpoConfig if options.algorithm == "ppo" else GrpoConfig, options.set, FIXED)
     return name, group
@@ -123,7 +121,7 @@ def checked_run(options: argparse.Namespace) -> tuple[str, Group]:
 def settable_fields() -> str:
     """Return the help text on config fields, with the values of GRPO."""
     places = dict.fromkeys(("model_directory", "data_path", "output_directory"), Path())
-    config = make_config("grpo", SIZES[False], 1.0, {**places, "lineage": Lineage("")})
+    config = make_config("grpo", LARGE, 1.0, {**places, "lineage": Lineage("")})
     fields = (
         replace(field, value=DESCRIBED.get(field.name, field.value))
         for field in settable(GrpoConfig, FIXED, config)
