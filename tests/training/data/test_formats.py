@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from training.data.examples import (
     summarise,
 )
 from training.data.formats.catalogue import KINDS, PAIRS, PROMPTS, SFT, THUMBS, RowKind
+from training.data.formats.detection import FileFormat
 from training.data.formats.fields import ExampleError
 from training.stages import dpo, kto, reward_model
 from training.stages.sft import fitting_examples
@@ -306,6 +309,9 @@ def test_file_of_two_formats_is_refused_with_the_row(tmp_path: Path) -> None:
         (SFT, {"messages": user("a")}, "'response'", "messages/response"),
         (SFT, {"messages": user("a"), "respones": "b"}, "'response'", "did you mean response"),
         (SFT, {"prompt": "a", "chosen": "b", "rejected": "c"}, "'completion'", "dpo"),
+        (SFT, {"prompt": user("a")}, "'completion'", "looks like conversational prompt/completion"),
+        (SFT, {"instruction": "a", "context": "b"}, "'response'", "Dolly"),
+        (SFT, {"prompt": "a", "weight": 2, "target": "b"}, "'completion'", "TRL"),
         (SFT, {"text": "a"}, "'messages' and 'response'", "ShareGPT"),
         (PAIRS, {"prompt": "a"}, "'chosen' and 'rejected'", "prompt/chosen/rejected"),
         (PAIRS, {"chosen": "a", "rejected": "b"}, "'prompt'", "prompt/chosen/rejected"),
@@ -323,6 +329,35 @@ def test_all_missing_fields_are_named_with_the_nearest_format(
     ) as caught:
         summarise(path, kind)
     assert named in caught.value.text
+
+
+def test_the_nearest_format_does_not_depend_on_the_names_of_formats() -> None:
+    known = sorted({field for one in SFT.formats for field in SFT.known(one)})
+    names = [f"{number:02}" for number in range(len(SFT.formats))]
+    kinds = [
+        replace(
+            SFT,
+            formats=tuple(
+                replace(one, name=name) for one, name in zip(SFT.formats, order, strict=True)
+            ),
+        )
+        for order in (names, names[::-1])
+    ]
+    missing = 0
+    for row in (dict.fromkeys(fields, "a") for fields in combinations(known, 2)):
+        limits = {limit_of(row, kind) for kind in kinds}
+        assert len(limits) == 1, row
+        missing += limits != {""}
+    assert missing > 100
+
+
+def limit_of(row: dict[str, Any], kind: RowKind) -> str:
+    """Return the missing fields that the error of a row names, or ""."""
+    try:
+        FileFormat(kind).convert(1, row)
+    except ExampleError as error:
+        return error.limit
+    return ""
 
 
 @pytest.mark.parametrize(

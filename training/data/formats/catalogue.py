@@ -43,7 +43,7 @@ class RowFormat:
         convert: returns the fields of our own row instead of these.
         optional: other fields with an effect, besides those of the kind.
         metadata: fields of well-known data sets without an effect.
-        fits: distinguishes formats with the same fields.
+        fits: distinguishes formats with the same fields; fields may be missing.
         names: names of the fields of a message.
         is_conversation: the response is the last message of a conversation.
     """
@@ -248,17 +248,17 @@ def from_prompt(row: Row) -> dict[str, Any]:
 
 def _conversational(*fields: str) -> Callable[[Row], bool]:
     """Return a test for a list of messages in one of these fields."""
-    return lambda row: any(isinstance(row[field], list) for field in fields)
+    return lambda row: any(isinstance(row.get(field), list) for field in fields)
 
 
 def is_answered(row: Row) -> bool:
-    messages = row["messages"]
+    messages = row.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None
     return isinstance(last, dict) and last.get("role") == "assistant"
 
 
 def are_texts(row: Row) -> bool:
-    return not isinstance(row["chosen"], list) and not isinstance(row["rejected"], list)
+    return not isinstance(row.get("chosen"), list) and not isinstance(row.get("rejected"), list)
 
 
 def _trl(

@@ -82,13 +82,22 @@ class FileFormat:
         for one in self._kind.formats:
             if not one.missing(row) and one.fits(row):
                 return one
-        incomplete = [one for one in self._kind.formats if one.missing(row)]
-        nearest = max(
-            incomplete, key=lambda one: (1 - len(one.missing(row)) / len(one.required), one.name)
-        )
         if self.found is not None and self.found.missing(row):
-            nearest = self.found
-        raise self._missing_error(row, nearest)
+            raise self._missing_error(row, self.found)
+        # A file of our own format was written by a tool and lacks no field, so ours is the last.
+        ours, *others = self._kind.formats
+        incomplete = [one for one in (*others, ours) if one.missing(row)]
+        raise self._missing_error(row, max(incomplete, key=lambda one: self._nearness(row, one)))
+
+    def _nearness(self, row: Row, one: RowFormat) -> tuple[float, bool, float]:
+        """Return what decides which format a row without a known one is nearest to.
+
+        The largest share of required fields comes first, then values of the right kind, then the
+        largest share of the row's fields that the format knows. Of equals the first is taken.
+        """
+        present = 1 - len(one.missing(row)) / len(one.required)
+        known = len(row.keys() & {*self._kind.known(one)}) / max(1, len(row))
+        return present, one.fits(row), known
 
     def _missing_error(self, row: Row, nearest: RowFormat) -> ExampleError:
         missing = nearest.missing(row)
