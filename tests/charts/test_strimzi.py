@@ -3,6 +3,7 @@
 The feedback service is configured for both.
 """
 
+import json
 from typing import Any
 
 from services.feedback.kafka.topic import TopicSettings
@@ -173,6 +174,27 @@ def test_resources_with_acknowledged_events_outlive_the_release() -> None:
     assert {item["metadata"]["annotations"]["helm.sh/resource-policy"] for item in kept} == {"keep"}
     (volume,) = only("KafkaNodePool")["spec"]["storage"]["volumes"]
     assert volume["deleteClaim"] is False
+
+
+def test_triggers_of_keda_name_the_release() -> None:
+    query = 'sum(a{namespace="{{ .Release.Namespace }}",release="{{ .Release.Name }}"})'
+    trigger = {
+        "type": "prometheus",
+        "metadata": {"query": query, "threshold": "50"},
+        "authenticationRef": {"name": '{{ include "thumbwheel.name" (list . "metrics") }}'},
+    }
+    json_sets = (f"services.gateway.keda.triggers={json.dumps([trigger])}",)
+    objects = render(VALUES, json_sets=json_sets, release="two", namespace="staging")
+    (scaled,) = of_kind(objects, "ScaledObject")
+    assert scaled["spec"]["triggers"] == [
+        {
+            "type": "prometheus",
+            "metadata": {"query": 'sum(a{namespace="staging",release="two"})', "threshold": "50"},
+            "authenticationRef": {"name": "two-thumbwheel-metrics"},
+        }
+    ]
+    (scaled,) = of_kind(render(VALUES), "ScaledObject")
+    assert 'namespace="chat"' in scaled["spec"]["triggers"][0]["metadata"]["query"]
 
 
 def test_a_service_scaled_by_keda_has_no_replicas_and_no_other_scaler() -> None:
