@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, Engine, create_engine, event, func, make_url, text
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from services.chassis.database.engine import prepare_sqlite, truncate_log
 from services.chassis.database.schema import Schema
 from services.chassis.database.url import create_private_file
 from services.chassis.errors import DetailedError, SchemaRevisionError, UnavailableError
@@ -38,6 +39,9 @@ POSTGRES_SECONDS = {
 }
 SOCKET_SECONDS = 12
 CONNECTIONS = 8
+# Of SQLite. The spool is trimmed after a commit, which must be durable by then. Deleted keys are
+# overwritten with zeros.
+PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=10000", "secure_delete=ON")
 KEYS_PER_QUERY = 500
 _POSTGRES_CLOCK = text("SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)")
 KeyT = TypeVar("KeyT", str, bytes, tuple[str, str], tuple[str, str, str])
@@ -66,8 +70,7 @@ def connect(url: str) -> Engine:
     if url.startswith("sqlite"):
         create_private_file(url)
         engine = create_engine(url)
-        event.listen(engine, "connect", _set_up_sqlite)
-        event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN"))
+        prepare_sqlite(engine, "BEGIN", PRAGMAS)
         return engine
     milliseconds = {name: str(seconds * 1_000) for name, seconds in POSTGRES_SECONDS.items()}
     arguments = {
@@ -142,14 +145,7 @@ def scrub(engine: Engine) -> bool:
 
     Returns False while a reader blocks the truncation. Other databases need no action.
     """
-    if engine.dialect.name != "sqlite":
-        return True
-    connection = engine.raw_connection()
-    try:
-        (busy, _, _) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-    finally:
-        connection.close()
-    return not busy
+    return engine.dialect.name != "sqlite" or truncate_log(engine)
 
 
 def _disable_nagle(connection: Any, _record: Any) -> None:
@@ -158,19 +154,6 @@ def _disable_nagle(connection: Any, _record: Any) -> None:
     With Nagle a statement larger than one buffer waits 40 ms for the server's delayed ACK.
     """
     connection._usock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _set_up_sqlite(connection: Any, _record: Any) -> None:
-    # The driver would start transactions by its own rules and read outside of transactions.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    # The spool is trimmed after a commit, so the commit must be durable by then.
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=10000")
-    # Overwrite deleted keys with zeros.
-    cursor.execute("PRAGMA secure_delete=ON")
-    cursor.close()
 
 
 @contextmanager

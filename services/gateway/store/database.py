@@ -13,6 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from services.chassis.database.engine import MIGRATION_SECONDS, disposing
 from services.chassis.database.schema import Schema
 from services.chassis.database.url import create_private_file
 from services.chassis.errors import UnavailableError
@@ -27,6 +28,8 @@ SCHEMA = Schema(
 )
 # SQLAlchemy translates errors of the drivers, but not errors of sockets or timeouts.
 UNAVAILABLE = (SQLAlchemyError, OSError)
+# Shortest wait for a lock of SQLite, which the command `keys` may hold.
+LOCK_SECONDS = 5.0
 
 
 @asynccontextmanager
@@ -37,21 +40,20 @@ async def open_database(
 
     Args:
         url: SQLAlchemy URL, `sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`.
-        wait_seconds: Longest wait for an answer of Postgres.
+        wait_seconds: Longest wait for an answer of Postgres. A SQLite file that another process
+            migrates is waited for longer.
         connections: Size of the connection pool.
 
     Raises:
         SchemaRevisionError: The schema is too old. The error names the migration command.
         UnavailableError: The database does not answer.
     """
-    engine = _engine(url, wait_seconds, connections)
-    try:
+    if url.startswith("sqlite"):
+        await migrate(url)
+    async with disposing(_engine(url, wait_seconds, connections)) as engine:
         async with transaction(engine) as connection:
-            if await connection.run_sync(SCHEMA.needs_upgrade):
-                await connection.run_sync(SCHEMA.upgrade)
+            await connection.run_sync(SCHEMA.needs_upgrade)
         yield engine
-    finally:
-        await engine.dispose()
 
 
 @asynccontextmanager
@@ -76,19 +78,20 @@ async def migrate(url: str) -> tuple[str, str]:
     Raises:
         UnavailableError: The database is unavailable.
     """
-    engine = _engine(url, 60.0, 1)
-    try:
-        async with transaction(engine) as connection:
-            return await connection.run_sync(SCHEMA.upgrade)
-    finally:
-        await engine.dispose()
+    async with (
+        disposing(_engine(url, MIGRATION_SECONDS, 1)) as engine,
+        transaction(engine) as connection,
+    ):
+        return await connection.run_sync(SCHEMA.upgrade)
 
 
 def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
     made = make_url(url)
     if made.get_backend_name() == "sqlite":
         create_private_file(made)
-        return create_async_engine(made)
+        # A file has many readers, so the pool and the transactions are those of the driver.
+        seconds = max(wait_seconds, LOCK_SECONDS)
+        return create_async_engine(made, connect_args={"timeout": seconds})
     waits: dict[str, Any] = {"timeout": wait_seconds, "command_timeout": wait_seconds}
     return create_async_engine(
         made,

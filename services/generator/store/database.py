@@ -29,6 +29,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from services.chassis.audit.acts import Act
 from services.chassis.audit.table import audit_table, records_since
+from services.chassis.database.engine import disposing
 from services.chassis.database.schema import Schema
 from services.chassis.errors import UnavailableError
 from services.generator.rollout.current_rollout import (
@@ -212,17 +213,11 @@ async def open_rollout_row(url: str, seconds: float) -> AsyncIterator[RolloutRow
             },
         },
     )
-    try:
+    async with disposing(engine):
         yield RolloutRow(engine)
-    finally:
-        await engine.dispose()
 
 
 async def migrate(url: str) -> None:
     """Apply all missing migrations in one transaction."""
-    engine = create_async_engine(url)
-    try:
-        async with engine.begin() as connection:
-            await connection.run_sync(SCHEMA.upgrade)
-    finally:
-        await engine.dispose()
+    async with disposing(create_async_engine(url)) as engine, engine.begin() as connection:
+        await connection.run_sync(SCHEMA.upgrade)

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from prometheus_client import Counter
-from sqlalchemy import Connection, Table, event
+from sqlalchemy import Table
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from services.chassis.database.engine import MIGRATION_SECONDS, disposing, prepare_sqlite
 from services.chassis.database.schema import Schema
 from services.chassis.database.url import create_private_file
 from services.chassis.errors import UnavailableError
@@ -41,7 +42,7 @@ INSERTS: Mapping[str, Callable[[Table], Any]] = {
     "postgresql": postgresql.insert,
 }
 # Erased rows are overwritten in the file. An acknowledged vote survives a power loss.
-PRAGMAS = ("foreign_keys=ON", "secure_delete=ON", "synchronous=FULL", "busy_timeout=3000")
+PRAGMAS = ("foreign_keys=ON", "secure_delete=ON", "synchronous=FULL")
 
 
 @asynccontextmanager
@@ -52,21 +53,20 @@ async def open_database(
 
     Args:
         url: SQLAlchemy URL, `sqlite+aiosqlite:///…` or `postgresql+asyncpg://…`.
-        wait_seconds: longest wait for a connection or an answer of Postgres.
+        wait_seconds: longest wait for a connection, an answer of Postgres, or a lock of SQLite;
+            a SQLite file that another process migrates is waited for longer.
         connections: size of the connection pool with Postgres.
 
     Raises:
         SchemaRevisionError: the schema is too old; the error names the migration command.
         UnavailableError: the database does not answer.
     """
-    engine = _engine(url, wait_seconds, connections)
-    try:
+    if url.startswith("sqlite"):
+        await migrate(url)
+    async with disposing(_engine(url, wait_seconds, connections)) as engine:
         async with transaction(engine) as connection:
-            if await connection.run_sync(SCHEMA.needs_upgrade):
-                await connection.run_sync(SCHEMA.upgrade)
+            await connection.run_sync(SCHEMA.needs_upgrade)
         yield engine
-    finally:
-        await engine.dispose()
 
 
 @asynccontextmanager
@@ -104,12 +104,11 @@ async def migrate(url: str) -> tuple[str, str]:
     Raises:
         UnavailableError: the database is unavailable.
     """
-    engine = _engine(url, 60.0, 1)
-    try:
-        async with transaction(engine) as connection:
-            return await connection.run_sync(SCHEMA.upgrade)
-    finally:
-        await engine.dispose()
+    async with (
+        disposing(_engine(url, MIGRATION_SECONDS, 1)) as engine,
+        transaction(engine) as connection,
+    ):
+        return await connection.run_sync(SCHEMA.upgrade)
 
 
 def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
@@ -119,10 +118,14 @@ def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
         # SQLite has one writer, and a connection that reads before it writes could not wait for
         # another: one connection makes transactions wait in the pool.
         engine = create_async_engine(
-            made, pool_size=1, max_overflow=0, pool_timeout=wait_seconds, hide_parameters=True
+            made,
+            pool_size=1,
+            max_overflow=0,
+            pool_timeout=wait_seconds,
+            hide_parameters=True,
+            connect_args={"timeout": wait_seconds},
         )
-        event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-        event.listen(engine.sync_engine, "begin", _begin_sqlite)
+        prepare_sqlite(engine.sync_engine, "BEGIN IMMEDIATE", PRAGMAS)
         return engine
     waits: dict[str, Any] = {"timeout": wait_seconds, "command_timeout": wait_seconds}
     return create_async_engine(
@@ -134,16 +137,3 @@ def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
         hide_parameters=True,
         connect_args=waits,
     )
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    # By default the driver begins transactions itself, late and DEFERRED.
-    connection.isolation_level = None
-    cursor = connection.cursor()
-    for pragma in PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    connection.exec_driver_sql("BEGIN IMMEDIATE")

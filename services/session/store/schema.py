@@ -9,8 +9,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
 
+from services.chassis.database.engine import disposing
 from services.chassis.database.schema import Schema
 from services.session.store.database import Database, DatabaseLimits
 from services.session.store.postgres import open_postgres
@@ -51,6 +51,5 @@ async def migrate(url: str) -> None:
         async with open_sqlite(url, 1) as file:
             await file.erase(SCHEMA.upgrade)
         return
-    engine = create_async_engine(url, poolclass=NullPool)
-    async with engine.begin() as connection:
+    async with disposing(create_async_engine(url)) as engine, engine.begin() as connection:
         await connection.run_sync(SCHEMA.upgrade)

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from sqlite3 import OperationalError as DriverError
-from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.exc import OperationalError
 
+from services.chassis.database.engine import prepare_sqlite, truncate_log
 from services.chassis.database.url import create_private_file
 from services.chassis.errors import UnavailableError
 from services.session.store.database import ResultT, Work
@@ -85,37 +85,18 @@ def _engine(url: str, connections: int, begin: str, *pragmas: str) -> Engine:
         hide_parameters=True,
         connect_args={"check_same_thread": False},
     )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        # By default the driver begins transactions itself, late and DEFERRED.
-        connection.isolation_level = None
-        cursor = connection.cursor()
-        for pragma in (*PRAGMAS, *pragmas):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def begin_transaction(connection: Connection) -> None:
-        connection.exec_driver_sql(begin)
-
+    prepare_sqlite(engine, begin, (*PRAGMAS, *pragmas))
     return engine
 
 
 def _transaction_with_checkpoint(engine: Engine, work: Work[ResultT]) -> ResultT:
-    """Run a transaction and truncate the write-ahead log of SQLite.
-
-    The log otherwise contains removed pages until new pages overwrite them.
-    """
+    """Run a transaction and truncate the write-ahead log of SQLite."""
     result = _transaction(engine, work)
-    connection = engine.raw_connection()
     try:
-        (busy, _, _) = connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        is_truncated = truncate_log(engine)
     except DriverError as error:
         raise _unavailable() from error
-    finally:
-        connection.close()
-    if busy:
+    if not is_truncated:
         raise _unavailable()
     return result
 

@@ -1,6 +1,7 @@
 """Schema of the review database: migrations, revisions, and file modes."""
 
 import asyncio
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,22 @@ async def test_sqlite_file_is_migrated_on_opening_and_private(tmp_path: Path) ->
     async with open_database(f"sqlite+aiosqlite:///{file}") as engine:
         assert engine.dialect.name == "sqlite"
     assert file.stat().st_mode & 0o077 == 0
+
+
+async def test_opening_waits_for_the_migration_of_another_process(tmp_path: Path) -> None:
+    """A migration may hold the lock for longer than a request may wait."""
+    other = sqlite3.connect(tmp_path / "review.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+
+    async def open_and_close() -> None:
+        async with open_database(f"sqlite+aiosqlite:///{tmp_path}/review.db", wait_seconds=0.01):
+            pass
+
+    opening = asyncio.create_task(open_and_close())
+    # A wait of a request ends within this time, and the opening then fails.
+    await asyncio.wait([opening], timeout=0.3)
+    other.close()
+    await opening
 
 
 async def test_newer_schema_is_served(sqlite_home: Home) -> None:
