@@ -13,14 +13,13 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from training.cluster.group import gpus_for_each, parse_workers
+from training.cluster.group import parse_workers
 from training.data_commands import (
     add_review_option,
     code_commit,
@@ -31,51 +30,23 @@ from training.data_commands import (
     tls_files,
 )
 from training.errors import REPORTED_ERRORS
-from training.recipes.names import AUTO
-from training.recipes.plan import add_hardware, check_derived_options, hardware_of
+from training.recipes.names import AUTO, LOOP_RECIPES
+from training.recipes.plan import add_hardware
 from training.reporting.progress import Lines, open_display
 from training.reporting.tracking import add_track, tracking_in
 from training.runs import FAILED, HALTED, HaltedError, Step, exclusive, read_status
-from training.runtime.context import AUTO_DEVICE, DEVICE_HELP, check_device
+from training.runtime.context import DEVICE_HELP
 
 if TYPE_CHECKING:
     from training.evaluation.canary import Reading
     from training.model_store.bucket import ModelBucket
-    from training.planning.hardware import Hardware
-    from training.recipes.recipe import LoopConfig, Plan, Recipe
+    from training.recipes.recipe import Recipe
 
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 TOO_LITTLE = 4
 NICENESS = 10  # requests of users have priority over training
-CANARY_FIELDS = {  # by option
-    "canary_share": "canary.share",
-    "canary_seconds": "canary.max_seconds",
-    "canary_users": "canary.min_users",
-    "canary_steps": "canary.steps",
-}
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-def _nano(plan: Plan) -> LoopConfig:
-    from training.recipes.nano import nano
-
-    return nano(plan)
-
-
-def _small(plan: Plan) -> LoopConfig:
-    from training.recipes.small import small
-
-    return small(plan)
-
-
-def _auto(plan: Plan) -> LoopConfig:
-    from training.recipes.auto.recipe import auto
-
-    return auto(plan)
-
-
-RECIPES: Mapping[str, Recipe] = {"nano": _nano, "small": _small, AUTO: _auto}
 
 
 def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
@@ -85,7 +56,7 @@ def describe(commands: Commands, services: argparse.ArgumentParser) -> None:
         services: parser with the options for the loop's state and the feedback service.
     """
     trial = argparse.ArgumentParser(add_help=False)
-    trial.add_argument("--recipe", choices=sorted(RECIPES), required=True, help="auto: any model")
+    trial.add_argument("--recipe", choices=LOOP_RECIPES, required=True, help="auto: any model")
     trial.add_argument(
         "--generator",
         default="127.0.0.1:50055",
@@ -195,6 +166,8 @@ def _describe_stores(command: argparse.ArgumentParser) -> None:
 
 def loop(options: argparse.Namespace) -> int:
     """Run the loop once, or periodically with `--every`."""
+    from training.recipes.custom.loop_recipe import adjusted_recipe
+
     recipe = adjusted_recipe(options)  # checks the options without torch
     os.nice(NICENESS)
     print("loading the training code", flush=True)
@@ -289,6 +262,8 @@ def canary(options: argparse.Namespace) -> int:
     """
     from training.evaluation.canary_run import DONE, WallClock, archive_finished, serve_canary
     from training.recipes.auto.values import CANARY
+    from training.recipes.custom.loop_fields import canary_assignments
+    from training.recipes.custom.loop_recipe import RECIPES
     from training.recipes.custom.recipe_file import set_parts
     from training.recipes.recipe import Plan
     from training.remote import FeedbackLog, RolloutClient
@@ -320,72 +295,6 @@ def canary(options: argparse.Namespace) -> int:
         (record / DONE).touch()
     lines.say(f"{end.verdict}: {end.reason}")
     return 0
-
-
-def canary_assignments(options: argparse.Namespace) -> list[str]:
-    """Return the assignments of --set to which the options of a canary are equal."""
-    given = {name: getattr(options, name) for name in CANARY_FIELDS}
-    return [f"{CANARY_FIELDS[name]}={text}" for name, text in given.items() if text is not None]
-
-
-def workers_hardware(options: argparse.Namespace) -> Hardware:
-    """Return the hardware of the workers that options ask for.
-
-    Raises:
-        ConfigError: as `hardware_of`.
-    """
-    most, fewest = options.workers or (1, None)
-    device = options.device or AUTO_DEVICE
-    gpus = options.gpus_per_worker
-    if gpus is None:
-        gpus = gpus_for_each(most) if device == AUTO_DEVICE else 0
-    return replace(hardware_of(options, most, gpus, device), fewest=fewest)
-
-
-def adjusted_recipe(options: argparse.Namespace) -> Recipe:
-    """Return the recipe with the changes of the command line; raise ConfigError for wrong ones."""
-    from training.recipes.custom import loop_fields
-
-    texts = loop_fields.text_assignments(options.texts) if options.texts else ()
-    assignments = (*texts, *canary_assignments(options), *options.set)
-    recipe, derives = RECIPES[options.recipe], options.recipe == AUTO
-    if not derives:
-        check_derived_options(options)
-    loop_fields.check_loop_fields(assignments)
-    check_device(options.device or AUTO_DEVICE)
-
-    def adjusted(plan: Plan) -> LoopConfig:
-        if derives:
-            # A resumed run has the hardware that it began with.
-            hours = options.max_hours or plan.max_hours
-            plan = replace(
-                plan,
-                hardware=plan.hardware or workers_hardware(options),
-                assignments=assignments,
-                max_hours=hours,
-            )
-        config = loop_fields.set_loop_fields(recipe(plan), assignments)
-        tasks = tuple(dict.fromkeys((*config.gate.tasks, *options.gate_tasks)))
-        config = replace(
-            config,
-            gate=replace(config.gate, tasks=tasks),
-        )
-        if options.workers is not None:
-            most, fewest = options.workers
-            gpus = config.gpus_per_worker if most else 0
-            config = replace(config, num_workers=most, fewest_workers=fewest, gpus_per_worker=gpus)
-        if options.gpus_per_worker is None and options.device in (None, "auto"):
-            found = max(config.gpus_per_worker, gpus_for_each(config.num_workers))
-            config = replace(config, gpus_per_worker=found)
-        if options.device is not None:
-            config = config.on_device(options.device)
-        names = ("gpus_per_worker", "rollout_actors", "checkpoints_in_bucket")
-        given = {name: getattr(options, name) for name in names}
-        return replace(
-            config, **{name: value for name, value in given.items() if value is not None}
-        )
-
-    return adjusted
 
 
 def _seconds(text: str) -> float:

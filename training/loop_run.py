@@ -5,11 +5,9 @@ A run begins with a snapshot of the feedback, which later calls reopen.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Protocol
 
@@ -22,11 +20,7 @@ from training.artifacts.manifest import (
     write_manifest,
 )
 from training.artifacts.registry import Registry, RegistryError, VersionStage
-from training.benchmarks.data import DATA_LOCK
-from training.benchmarks.tasks import BENCHMARKS, CODE
-from training.cluster.group import require_ray
 from training.corpus.pii.judgements import redact_feedback
-from training.data.examples import read_prompts
 from training.data.feedback.catalogue import Objects
 from training.data.feedback.sets import PAIR_ADVICE, TrainingSets, make_sets, write_sets
 from training.data.feedback.snapshot import (
@@ -37,24 +31,18 @@ from training.data.feedback.snapshot import (
     read_feedback,
     take_snapshot,
 )
-from training.data.packages import DataError, home_of, installed
-from training.errors import ConfigError, DetailedError
+from training.errors import DetailedError
 from training.evaluation.canary import Verdict
 from training.evaluation.canary_run import CandidateState, Clock, FeedbackCounts, RolloutControl
 from training.evaluation.judges import Judge
 from training.model_store.bucket import ModelBucket
-from training.probes.items import Kind
-from training.probes.measurement import tasks as probe_tasks
 from training.recipes.auto.run_plan import base_version, recorded_plan, with_data
 from training.recipes.recipe import LoopConfig, Plan, Recipe
+from training.recipes.requirements import check_requirements
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
 from training.reporting.tracking import Tracking
 from training.runs import RunRecord, RunResult, Runs, write_json
-from training.verification.checks import Calls, Programs
-from training.verification.items import training_items
-from training.verification.sandbox.bubblewrap import SandboxUnavailableError
-from training.verification.sandbox.runs import open_sandbox
 
 CONFIG = "config.json"
 
@@ -141,10 +129,7 @@ def begin(
         )
     plan = Plan(version, runs.directory(version), env.registry.directory(incumbent))
     config = recipe(plan)
-    require_ray(config.num_workers)
-    _check_size(config)
-    _check_tasks(config)
-    _check_verifiable(config)
+    check_requirements(config)
     last = runs.last(name)
     reporter.note_thumbs(config.sets.min_thumbs, last.started if last else "")
     with reporter.step("snapshot") as step:
@@ -170,12 +155,7 @@ def resume(
     record: RunRecord, recipe: Recipe, env: LoopEnvironment, reporter: ProgressReporter
 ) -> LoopRun:
     """Reopen a run with the snapshot and the incumbent that it started with."""
-    plan = Plan(
-        record.version,
-        env.runs.directory(record.version),
-        env.registry.directory(record.incumbent),
-    )
-    config = recipe(recorded_plan(plan, plan.run_directory / CONFIG))
+    config = _config_of(record, recipe, env)
     with reporter.step("snapshot") as step:
         snapshot = open_snapshot(env.runs.snapshots / record.snapshot)
         sets = _make_sets(snapshot, config)
@@ -193,12 +173,7 @@ def unusable_reason(record: RunRecord, recipe: Recipe, env: LoopEnvironment) -> 
     directory = env.runs.snapshots / record.snapshot
     if reason := read_manifest(directory).erasure:
         return reason
-    plan = Plan(
-        record.version,
-        env.runs.directory(record.version),
-        env.registry.directory(record.incumbent),
-    )
-    config = recipe(recorded_plan(plan, plan.run_directory / CONFIG))
+    config = _config_of(record, recipe, env)
     if finished_manifest(config.ppo.output_directory):
         return None
     given = read_feedback(open_snapshot(directory))
@@ -208,6 +183,16 @@ def unusable_reason(record: RunRecord, recipe: Recipe, env: LoopEnvironment) -> 
     if not gone:
         return None
     return f"{gone} of {len(principals)} users of {record.snapshot} withdrew their consent"
+
+
+def _config_of(record: RunRecord, recipe: Recipe, env: LoopEnvironment) -> LoopConfig:
+    """Return the configuration of a run that has begun, with the hardware that it recorded."""
+    plan = Plan(
+        record.version,
+        env.runs.directory(record.version),
+        env.registry.directory(record.incumbent),
+    )
+    return recipe(recorded_plan(plan, plan.run_directory / CONFIG))
 
 
 def _make_sets(snapshot: Snapshot, config: LoopConfig) -> TrainingSets:
@@ -245,97 +230,6 @@ def _open(
     origin = f"from {record.incumbent} and {snapshot.id}"
     env.registry.note(record.version, VersionStage.CANDIDATE, origin, record.version)
     return LoopRun(record, config, snapshot, sets, reporter, env)
-
-
-def _check_size(config: LoopConfig) -> None:
-    incumbent = config.plan.incumbent_directory
-    size = sum(path.stat().st_size for path in incumbent.glob("*.safetensors"))
-    if size > config.max_model_bytes:
-        raise ConfigError(
-            f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
-            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: "
-            "use RECIPE=auto, or make up MODEL=nano",
-            field="recipe",
-            reason="TOO_LARGE",
-            limit=f"{config.max_model_bytes >> 20} MiB",
-        )
-
-
-def _check_tasks(config: LoopConfig) -> None:
-    """Check before training that the loop can measure the tasks of the gate.
-
-    Packages, items and the model server for benchmarks, and the sandbox for code, are needed only
-    with such tasks, so they may be missing.
-
-    Raises:
-        ConfigError: a task is unknown, packages or items are missing, or the sandbox does not work.
-    """
-    tasks = config.gate.tasks
-    known = {*probe_tasks(), *BENCHMARKS}
-    if unknown := [task for task in tasks if task not in known]:
-        raise ConfigError(
-            f"gate.tasks: {', '.join(unknown)} unknown",
-            field="gate.tasks",
-            reason="UNKNOWN",
-            limit=", ".join(sorted(known)),
-        )
-    if programs := [task for task in tasks if task in (*CODE, Kind.KNOWLEDGE)]:
-        try:
-            open_sandbox(os.environ)
-        except SandboxUnavailableError as error:
-            raise ConfigError(
-                f"gate.tasks: {', '.join(programs)} run code: {error}",
-                field="gate.tasks",
-                reason="MISSING",
-            ) from error
-    benchmarks = [task for task in tasks if task in BENCHMARKS]
-    groups = {"evaluation": "lm_eval", "predictor": "openvino_genai"}
-    missing = [group for group, package in groups.items() if find_spec(package) is None]
-    if benchmarks and missing:
-        raise ConfigError(
-            f"gate.tasks: {', '.join(benchmarks)} need the dependency groups {', '.join(missing)}",
-            field="gate.tasks",
-            reason="MISSING",
-        )
-    if not benchmarks:
-        return
-    try:
-        installed(DATA_LOCK)
-    except DataError as error:
-        raise ConfigError(
-            f"gate.tasks: the items of {', '.join(benchmarks)} are missing: {error}. They may also "
-            f"be copied to {home_of(DATA_LOCK)}",
-            field="gate.tasks",
-            reason="MISSING",
-        ) from error
-
-
-def _check_verifiable(config: LoopConfig) -> None:
-    """Check before training that the tasks of the last stage can be read and verified.
-
-    Raises:
-        ConfigError: the file is missing, or the sandbox for tasks with code does not work.
-        ExampleError: a task is malformed or held out.
-    """
-    mix = config.ppo.verifiable
-    if mix is None:
-        return
-    if not mix.data_path.is_file():
-        raise ConfigError(
-            f"ppo.verifiable.data_path: {mix.data_path} does not exist",
-            field="ppo.verifiable.data_path",
-            reason="MISSING",
-        )
-    items = training_items(read_prompts(mix.data_path))
-    if any(isinstance(item.check, Calls | Programs) for item in items):
-        try:
-            open_sandbox(os.environ)
-        except SandboxUnavailableError as error:
-            raise ConfigError(
-                f"ppo.verifiable: {mix.data_path.name} has tasks that run code: {error}",
-                field="ppo.verifiable",
-                reason="MISSING",
-            ) from error
 
 
 def _check_enough(

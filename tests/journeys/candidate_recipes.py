@@ -8,9 +8,9 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 
-from training import commands
 from training.__main__ import main
 from training.optim.optimizers import OptimizerConfig
+from training.recipes.custom import loop_recipe
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan, Recipe
 from training.recipes.small import small
@@ -58,5 +58,5 @@ VARIANTS: Mapping[str, tuple[str, Recipe]] = {
 }
 
 if __name__ == "__main__":
-    commands.RECIPES = dict([VARIANTS[sys.argv[1]]])
+    loop_recipe.RECIPES = dict([VARIANTS[sys.argv[1]]])
     sys.exit(main(sys.argv[2:]))

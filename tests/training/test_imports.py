@@ -15,6 +15,7 @@ import pytest
 from tests.training.toys import user, write_lines
 from training.__main__ import COMMANDS, main, parser
 from training.recipes import names
+from training.recipes.custom import loop_recipe
 from training.recipes.custom.arguments import STAGE_HELP
 from training.recipes.custom.stages import PRETRAIN, STAGES
 from training.recipes.open_models import recipes as open_models
@@ -289,6 +290,7 @@ def test_help_begins_with_the_required_options(capsys: pytest.CaptureFixture[str
 
 def test_help_lists_all_recipe_names() -> None:
     assert tuple(open_models.RECIPES) == names.OPEN_MODELS
+    assert tuple(loop_recipe.RECIPES) == names.LOOP_RECIPES
     assert set(STAGE_HELP) == set(STAGES)
     assert {name for name, learner in STAGE_HELP.items() if learner.is_judged} == {
         name for name, stage in STAGES.items() if stage.is_policy

@@ -7,6 +7,7 @@ these names with the keys of the tables of the recipes.
 from __future__ import annotations
 
 AUTO = "auto"  # the loop's recipe for any model
+LOOP_RECIPES = (AUTO, "nano", "small")
 OPEN_MODELS = (
     "qwen3-0.6b-sft-grpo",
     "llama-3.1-8b-lora",

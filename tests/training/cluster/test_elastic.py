@@ -27,10 +27,10 @@ from training.cluster.group import (
     trainer,
 )
 from training.cluster.runner import StageRun, run_stage, run_stages
-from training.commands import adjusted_recipe
 from training.errors import ConfigError
 from training.parallelism.layout import Parallelism, arrange
 from training.progress_log import read_lines, read_progress
+from training.recipes.custom.loop_recipe import adjusted_recipe
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
 from training.runtime.context import Progress, RunContext, require_divisible

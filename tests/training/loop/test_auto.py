@@ -17,7 +17,6 @@ from training import loop
 from training.__main__ import parser
 from training.artifacts.manifest import read_manifest
 from training.artifacts.registry import RegistryError
-from training.commands import adjusted_recipe
 from training.data.feedback.catalogue import Directory
 from training.errors import ConfigError
 from training.loop import run_loop
@@ -25,6 +24,7 @@ from training.loop_run import LoopEnvironment, LoopRun
 from training.planning.accelerators import cpu
 from training.planning.collected import measure_data
 from training.planning.hardware import Hardware
+from training.recipes.custom.loop_recipe import adjusted_recipe
 from training.reporting.progress import Lines
 from training.runs import RunResult, exclusive
 

@@ -11,14 +11,13 @@ from tests.support.errors import refused
 from tests.training.evaluation.measurements import shares, write_scores
 from tests.training.feedback_log import FeedbackLog
 from tests.training.loop.nano_run import BASE, PROBES, recipe, run_nano
-from training import loop, loop_run
+from training import loop
 from training.__main__ import parser
 from training.artifacts.manifest import write_manifest
 from training.artifacts.registry import Registry
 from training.artifacts.scores import ENDPOINT, ScoreStore
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import Benchmark
-from training.commands import adjusted_recipe
 from training.data.formats.fields import ExampleError
 from training.data.packages import DataError
 from training.errors import ConfigError
@@ -30,6 +29,8 @@ from training.model.placement import Place
 from training.probes.items import Kind
 from training.probes.measurement import measure
 from training.probes.measurement import write_scores as write_probes
+from training.recipes import requirements
+from training.recipes.custom.loop_recipe import adjusted_recipe
 from training.recipes.nano import nano
 from training.recipes.recipe import LoopConfig, Plan
 from training.stages.policy_config import VerifiableMix
@@ -174,7 +175,7 @@ def test_tasks_that_cannot_be_measured_are_refused_before_training(
     log = prepare_nothing(tmp_path)
     with refused(ConfigError, field="gate.tasks", reason="UNKNOWN"):
         run_nano(tmp_path, log, recipe=with_tasks("arc_esay"))
-    monkeypatch.setattr(loop_run, "find_spec", lambda _: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda _: None)
     with refused(ConfigError, field="gate.tasks", reason="MISSING"):
         run_nano(tmp_path, log, recipe=with_tasks("piqa"))
     monkeypatch.undo()
@@ -182,7 +183,7 @@ def test_tasks_that_cannot_be_measured_are_refused_before_training(
     for task in ("humaneval", "knowledge"):
         with refused(ConfigError, field="gate.tasks", reason="MISSING"):
             run_nano(tmp_path, log, recipe=with_tasks(task))
-    monkeypatch.setattr(loop_run, "installed", not_installed)
+    monkeypatch.setattr(requirements, "installed", not_installed)
     with refused(ConfigError, field="gate.tasks", reason="MISSING"):
         run_nano(tmp_path, log, recipe=with_tasks("piqa"))
     with refused(NotEnoughFeedbackError):

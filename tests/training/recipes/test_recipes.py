@@ -11,7 +11,6 @@ import pytest
 from tests.support.errors import refused
 from training.__main__ import parser
 from training.artifacts.manifest import plain, verify_manifest
-from training.commands import adjusted_recipe
 from training.data.examples import read_texts
 from training.data.feedback.sets import read_anchors
 from training.data.feedback.sources import SourceWeights
@@ -21,6 +20,7 @@ from training.errors import ConfigError
 from training.evaluation.comparison import read_probes
 from training.model.checkpoint import read_config
 from training.recipes.custom.loop_fields import set_loop_fields, text_assignments
+from training.recipes.custom.loop_recipe import adjusted_recipe
 from training.recipes.nano import nano
 from training.recipes.nano_world.corpus import prompts
 from training.recipes.nano_world.train_base import write_texts

@@ -1,7 +1,8 @@
-"""Fields of a run of the loop that `--set STAGE.FIELD=VALUE` and `--texts` change."""
+"""Fields of a run of the loop that `--set STAGE.FIELD=VALUE` and other options change."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +30,12 @@ TEXT_FIELDS = {
     "anchors": "sets.anchors",
     "probes": "evaluation.probes",
     "retention": "evaluation.retention_texts",
+}
+CANARY_FIELDS = {  # by option
+    "canary_share": "canary.share",
+    "canary_seconds": "canary.max_seconds",
+    "canary_users": "canary.min_users",
+    "canary_steps": "canary.steps",
 }
 # Paths of the run, which its steps exchange. The stages before have FIXED.
 EVALUATION_PATHS = tuple(
@@ -64,6 +71,12 @@ def text_assignments(name: str) -> list[str]:
 
 def _probes() -> list[Path]:
     return list(TEXTS.glob("*_probes.jsonl"))
+
+
+def canary_assignments(options: argparse.Namespace) -> list[str]:
+    """Return the assignments of --set to which the options of a canary are equal."""
+    given = {name: getattr(options, name) for name in CANARY_FIELDS}
+    return [f"{CANARY_FIELDS[name]}={text}" for name, text in given.items() if text is not None]
 
 
 def check_loop_fields(assignments: Sequence[str]) -> None:

@@ -35,11 +35,11 @@ from infra.run.supervision.supervisor import RUNNING, AlreadyRunningError, NotRu
 from infra.simulate.users.settings import PLANS
 from tests.support.errors import refused
 from training.__main__ import parser
-from training.commands import RECIPES as TRAINED
 from training.commands import TOO_LITTLE as TURNS_TOO_LITTLE
 from training.commands import canary
 from training.planning.accelerators import cpu
 from training.planning.hardware import Hardware
+from training.recipes.custom.loop_recipe import RECIPES as TRAINED
 from training.recipes.recipe import Plan
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive, read_status
 

@@ -8,8 +8,8 @@ from infra.simulate.users.__main__ import _parser, _settings
 from infra.simulate.users.settings import LOOP, PLANS, Control, Settings, select_plan
 from tests.support.errors import refused
 from training.__main__ import parser
-from training.commands import adjusted_recipe
 from training.errors import ConfigError
+from training.recipes.custom.loop_recipe import adjusted_recipe
 from training.recipes.nano import nano
 from training.recipes.recipe import Plan
 
