@@ -15,7 +15,7 @@ from training import loop
 from training.__main__ import parser
 from training.artifacts.manifest import write_manifest
 from training.artifacts.registry import Registry
-from training.artifacts.scores import ENDPOINT, ScoreStore
+from training.artifacts.scores import ENDPOINT, ScoredModel, ScoreStore
 from training.benchmarks.models import ModelChoice
 from training.benchmarks.tasks import Benchmark
 from training.data.formats.fields import ExampleError
@@ -129,7 +129,7 @@ def test_scores_of_other_items_or_of_an_endpoint_are_measured_again(
 
     store, kinds = ScoreStore(tmp_path), [Kind.REFUSAL]
     for version in ("nano-0", "nano-1"):  # the operator measured both on the same other kinds
-        write_probes(store, measure(version, say_no, kinds, complete_kinds=kinds))
+        write_probes(store, measure(ScoredModel(version), say_no, kinds, complete_kinds=kinds))
     loop.measure_tasks(run_of(tmp_path, "nano-1", "nano-0"))
     assert [path.name for path in opened] == ["nano-1", "nano-0"]
     rows = check_scores(store, "nano-1", "nano-0", GateConfig(tasks=PROBES))

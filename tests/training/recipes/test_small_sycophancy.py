@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from infra.install.small_model.installation import SMALL_VERSION, install_small
-from training.artifacts.scores import ScoreStore
+from training.artifacts.scores import ScoredModel, ScoreStore
 from training.cluster.runner import StageRun, run_stage
 from training.evaluation.answers import ChatModel
 from training.evaluation.gate import Result, Verdict, decide
@@ -139,7 +139,7 @@ def test_agreeing_small_model_is_refused_for_its_sycophancy(
         (AGREEING, teach(incumbent, tmp_path)),
     ):
         model = ChatModel(directory)
-        write_scores(store, measure(version, model.answer_greedily, SYCOPHANCY))
+        write_scores(store, measure(ScoredModel(version), model.answer_greedily, SYCOPHANCY))
 
     gate = replace(small(Plan(AGREEING, tmp_path, incumbent)).gate, tasks=SYCOPHANCY, margins={})
     rows = check_scores(store, AGREEING, SMALL_VERSION, gate)
