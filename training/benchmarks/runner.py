@@ -39,7 +39,7 @@ Progress = Callable[[int, int, float], None]
 
 
 def no_progress(done: int, of: int, seconds: float) -> None:
-    """Report nothing."""
+    """Report no progress; the default for callers without a display."""
 
 
 class JournalError(DetailedError, ValueError):
