@@ -262,4 +262,4 @@ def _checked_size(page_size: int) -> int:
 
 
 def _token_error() -> InvalidArgumentError:
-    return field_error("page_token", "next_page_token of the previous page")
+    return field_error("page_token", "the token of the previous page")

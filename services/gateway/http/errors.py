@@ -100,11 +100,15 @@ def error_response(error: ServiceError, *, is_proto_json: bool = False) -> Respo
     """
     body = error_body(error)
     if is_proto_json and error.field and not isinstance(error, BodyFieldError):
-        # In lowerCamelCase; a oneof has no name.
-        camel_case = re.sub("_([a-z])", lambda letter: letter[1].upper(), error.field)
-        name = "body" if error.field in ONEOFS else camel_case
-        body["error"]["param"] = name
-        body["error"]["message"] = body["error"]["message"].replace(error.field, name, 1)
+        if error.field in ONEOFS:
+            # A oneof has no name in JSON.
+            names = {error.field: "body"}
+        else:
+            # Word by word: a message on `message_ids[1]` may also name `message_ids[0]`.
+            names = {word: camel_case(word) for word in re.findall(r"\w+", error.field)}
+        for part in ("param", "message"):
+            for name, json_name in names.items():
+                body["error"][part] = re.sub(rf"\b{name}\b", json_name, body["error"][part])
     # Rounded up, because a retry slightly too early would be rejected again.
     headers = {"retry-after": f"{math.ceil(error.retry_seconds)}"} if error.retry_seconds else {}
     if isinstance(error, QuotaError):
@@ -114,6 +118,11 @@ def error_response(error: ServiceError, *, is_proto_json: bool = False) -> Respo
     if isinstance(error, UnauthenticatedError):
         headers["www-authenticate"] = "Bearer"
     return JSONResponse(body, status_and_type(error)[0], headers)
+
+
+def camel_case(name: str) -> str:
+    """Return the name that protobuf's JSON has for the name of a field."""
+    return re.sub("_([a-z])", lambda letter: letter[1].upper(), name)
 
 
 def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:

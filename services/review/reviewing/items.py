@@ -177,7 +177,7 @@ def check_principal(text: str, field: str) -> None:
 
 def token_error() -> InvalidArgumentError:
     """Return the error for a token that no page has returned."""
-    return field_error("page_token", "next_page_token of the previous page")
+    return field_error("page_token", "the token of the previous page")
 
 
 def _check_name(name: str, field: str) -> None:

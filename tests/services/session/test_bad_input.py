@@ -172,7 +172,7 @@ INVALID: list[tuple[str, Any, str, str]] = [
         "GetConversation",
         session_pb2.GetConversationRequest(conversation_id=UNKNOWN_ID, page_token="next"),
         "page_token",
-        "next_page_token of the previous page",
+        "the token of the previous page",
     ),
     (
         "ClearConversation",
@@ -196,13 +196,13 @@ INVALID: list[tuple[str, Any, str, str]] = [
         "ListConversations",
         session_pb2.ListConversationsRequest(page_token="never"),
         "page_token",
-        "next_page_token of the previous page",
+        "the token of the previous page",
     ),
     (
         "ListConversations",
         session_pb2.ListConversationsRequest(page_token="é"),
         "page_token",
-        "next_page_token of the previous page",
+        "the token of the previous page",
     ),
 ]
 
