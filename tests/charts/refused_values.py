@@ -80,10 +80,17 @@ BY_SCHEMA = {
     "no notice time": ("training.terminationGracePeriodSeconds=0", "terminationGracePeriodSeconds"),
 }
 
-# Groups of values, which also contain others of the settings above.
+# Values and groups of values, which also contain others of the settings above.
 BY_SCHEMA_AS_NULL = {
     "no spread": ("spread=null", "missing property 'spread'"),
     "no values of the database": ("database=null", "missing property 'database'"),
+    "no decision on policies": (
+        "networkPolicies.enabled=null",
+        "networkPolicies missing property 'enabled'",
+    ),
+    "no mode of the identity": ("identity.mode=null", "identity missing property 'mode'"),
+    "no replicas": ("serviceDefaults.replicas=null", "serviceDefaults 'replicas'"),
+    "no scaler": ("serviceDefaults.keda.enabled=null", "keda missing property 'enabled'"),
     "no monitoring": ("monitoring=null", "missing property 'monitoring'"),
     "no resources of vLLM": ("serving.vllm.resources=null", "missing property 'resources' vllm"),
 }
