@@ -74,8 +74,9 @@ def _values_schema(service: Service, usual: dict[str, Any]) -> dict[str, Any]:
         "type": "object",
         "additionalProperties": False,
         "properties": {"size": {"$ref": "#/$defs/size"}, "storageClass": {"type": "string"}},
+        # Neither these values nor their group can be null.
+        "required": ["size", "storageClass"],
     }
-    # A group of values cannot be null.
     properties = {
         **usual["properties"],
         "settings": {"allOf": [{"$ref": "#/$defs/settings"}, settings]},

@@ -21,6 +21,7 @@ SAME = {
 DEPENDENT = {
     "networkPolicies.stores[0].ports": {"database", "kafka", "objectStore"},
     "models.existingClaim": {"backup", "training", "serving.kserve", "serving.vllm"},
+    "models.initial": {"training"},
     "models.store": {"serving.kserve", "serving.vllm"},
 }
 
