@@ -13,7 +13,6 @@ import select
 import signal
 import subprocess
 import sys
-from types import TracebackType
 from typing import IO, Self, cast
 
 from training.corpus.document import CorpusError, Document, Page, Stage, Verdict
@@ -54,12 +53,7 @@ class GuardedExtractor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import re
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -276,17 +277,16 @@ def test_every_field_of_a_help_is_explained_in_a_line(kind: type) -> None:
         assert "\n" not in field.explanation
 
 
+def config_classes(kind: type) -> Iterator[Any]:
+    """Yield a config class and those of its parts."""
+    yield kind
+    for field in typing.get_type_hints(kind).values():
+        yield from filter(dataclasses.is_dataclass, (field, *typing.get_args(field)))
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_explanation_belongs_to_a_field(kind: type) -> None:
-    classes = [
-        kind,
-        *(
-            one
-            for field in typing.get_type_hints(kind).values()
-            for one in (field, *typing.get_args(field))
-        ),
-    ]
-    for one in filter(dataclasses.is_dataclass, classes):
+    for one in config_classes(kind):
         assert explained(one).keys() <= {field.name for field in dataclasses.fields(one)}, one
 
 
@@ -298,15 +298,7 @@ def test_help_shows_value_and_explanation_of_a_field() -> None:
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_an_explanation_states_the_range_of_its_field(kind: type) -> None:
-    classes = [
-        kind,
-        *(
-            one
-            for field in typing.get_type_hints(kind).values()
-            for one in (field, *typing.get_args(field))
-        ),
-    ]
-    for one in filter(dataclasses.is_dataclass, classes):
+    for one in config_classes(kind):
         said = explained(one)
         for name, rule in rules_of(one).items():
             # A device has further names, and the limit of context_tokens depends on the model.

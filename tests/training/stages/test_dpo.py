@@ -14,10 +14,9 @@ from safetensors.torch import load_file
 
 from tests.support.errors import refused
 from tests.training.rl.toy_preferences import Half, gradients, toy_dpo, toy_models, toy_pairs
+from tests.training.stages.killed import check_same_bits_after_a_kill
 from tests.training.stages.rows import pair_rows
 from tests.training.toys import (
-    KillAfter,
-    Killed,
     ProgressList,
     kept_tensors,
     toy_model,
@@ -126,20 +125,7 @@ def test_held_out_answers_are_sampled_before_and_after_training(
 def test_a_killed_run_resumes_with_the_same_bits(
     config: DpoConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
-    config = replace(config, lora=lora)
-    straight, resumed = ProgressList(), ProgressList()
-    reports = [run(config, tmp_path / "straight", straight)]
-    again = replace(config, output_directory=tmp_path / "again")
-    with pytest.raises(Killed):
-        dpo.run(again, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
-    reports.append(run(again, tmp_path / "killed", resumed))
-    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
-    assert reports[0] == reports[1]
-    files = [
-        verify_manifest(directory).files
-        for directory in (config.output_directory, again.output_directory)
-    ]
-    assert files[0] == files[1]
+    check_same_bits_after_a_kill(dpo, replace(config, lora=lora), tmp_path)
 
 
 def test_trimmed_vocabulary_learns_the_same_and_keeps_the_embedding(

@@ -15,6 +15,7 @@ from tests.support.errors import refused
 from tests.training.rl.served_toy import served_rows, sharp_model
 from tests.training.rl.toy import STOP
 from tests.training.rl.toy_preferences import Half, gradients, toy_kto, toy_models, toy_thumbs
+from tests.training.stages.killed import check_same_bits_after_a_kill
 from tests.training.stages.rows import thumb_rows
 from tests.training.toys import KillAfter, Killed, ProgressList, toy_model, user, write_lines
 from training.artifacts.manifest import verify_manifest
@@ -94,20 +95,7 @@ def test_training_learns_likes_and_reports_counts_and_weights(
 def test_a_killed_run_resumes_with_the_same_bits(
     config: KtoConfig, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
-    config = replace(config, lora=lora)
-    straight, resumed = ProgressList(), ProgressList()
-    reports = [run(config, tmp_path / "straight", straight)]
-    again = replace(config, output_directory=tmp_path / "again")
-    with pytest.raises(Killed):
-        kto.run(again, RunContext(KillAfter(tmp_path / "killed", 5), ProgressList()))
-    reports.append(run(again, tmp_path / "killed", resumed))
-    assert [step.metrics for step in resumed.steps] == [step.metrics for step in straight.steps[5:]]
-    assert reports[0] == reports[1]
-    files = [
-        verify_manifest(directory).files
-        for directory in (config.output_directory, again.output_directory)
-    ]
-    assert files[0] == files[1]
+    check_same_bits_after_a_kill(kto, replace(config, lora=lora), tmp_path)
 
 
 def test_a_trimmed_vocabulary_trains_and_keeps_the_embedding(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from training.data.feedback.events import Withheld
+from training.data.feedback.events import Turn, Withheld
 
 
 class Drop(StrEnum):
@@ -36,3 +36,12 @@ class Dropped:
 
     event_id: str
     reason: Drop
+
+
+def unreadable_reason(turn: Turn, principal: str) -> Drop | None:
+    """Return why no text of a turn may be used for this user's feedback, None if they may."""
+    if turn.erased:
+        return Drop.ERASED
+    if turn.withheld:
+        return Drop(turn.withheld)
+    return Drop.FOREIGN if turn.principal != principal else None

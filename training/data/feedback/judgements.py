@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from training.data.chat import Message
-from training.data.feedback.drops import Drop, Dropped
+from training.data.feedback.drops import Drop, Dropped, unreadable_reason
 from training.data.feedback.events import (
     Feedback,
     FeedbackKind,
@@ -215,12 +215,8 @@ def _drop_reason(
     """Return why all ratings of a user's turn are dropped, None if they count."""
     if turn is None:
         return Drop.UNJOINED
-    if turn.erased:
-        return Drop.ERASED
-    if turn.withheld:
-        return Drop(turn.withheld)
-    if turn.principal != principal:
-        return Drop.FOREIGN
+    if reason := unreadable_reason(turn, principal):
+        return reason
     if is_untrained(turn.model_version, trained_external):
         # A correction is dropped too, because it repeats the answer in large part.
         return Drop.EXTERNAL

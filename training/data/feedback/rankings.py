@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from training.data.chat import Message
-from training.data.feedback.drops import Drop
+from training.data.feedback.drops import Drop, unreadable_reason
 from training.data.feedback.events import Feedback, FinishReason, Turn
 from training.data.feedback.external import is_untrained
 from training.data.feedback.sources import Source
@@ -145,14 +145,8 @@ def compare(rankings: Iterable[Ranking]) -> tuple[list[Comparison], int]:
 
 
 def _unreadable(turn: Turn, principal: str) -> Drop | None:
-    """Return why no text of a turn may be used, None if they may."""
-    if turn.erased:
-        return Drop.ERASED
-    if turn.withheld:
-        return Drop(turn.withheld)
-    if turn.principal != principal:
-        return Drop.FOREIGN
-    return None if turn.context else Drop.EMPTY
+    """Return why a turn cannot be a question or an answer, None if it can."""
+    return unreadable_reason(turn, principal) or (None if turn.context else Drop.EMPTY)
 
 
 def _unusable(turn: Turn | None, principal: str, question: Turn) -> Drop | None:

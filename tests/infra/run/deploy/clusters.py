@@ -18,6 +18,21 @@ from infra.machine.cluster.layout import Layout
 from infra.run.deploy.cluster_shell import ClusterShell
 from tests.infra.run.deploy.deployed import Deployed
 
+# Marks of modules with releases of their own, and of modules with training runs. Each module names
+# `long` itself, because a rule looks for that mark in the text of modules.
+RELEASES = (
+    pytest.mark.cluster,
+    pytest.mark.releases,
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+)
+TRAINING_RUNS = (
+    pytest.mark.cluster,
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(3600),
+)
+
 
 @contextmanager
 def empty_cluster(state: Path, what: str) -> Iterator[ClusterShell]:

@@ -8,19 +8,14 @@ import pytest
 
 from infra.machine.cluster.errors import ClusterError
 from tests.infra.run.deploy import external_endpoint
+from tests.infra.run.deploy.clusters import RELEASES
 from tests.infra.run.deploy.deployed import SERVICES, SMALL, STORES, Deployed, rows, until
 from tests.infra.run.deploy.external_endpoint import EGRESS, KEY, MODEL, URL, WORDS
 from tests.infra.run.deploy.models import promote
 from tests.journeys.client import Client, text_of
 from tests.support.errors import refused
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.long,
-    pytest.mark.releases,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-]
+pytestmark = [*RELEASES, pytest.mark.long]
 
 EXTERNAL = {
     "serving": {"mode": "external", "external": {"contextTokens": 8192, "replyTokens": 512}},

@@ -16,19 +16,14 @@ import yaml
 from infra.machine.certificates.authority import certificate_names, issue_certificates
 from infra.run.deploy import release
 from tests.infra.run.deploy import load
+from tests.infra.run.deploy.clusters import RELEASES
 from tests.infra.run.deploy.deployed import SERVICES, SMALL, Deployed
 from tests.infra.run.deploy.faults import lose
 from tests.infra.run.deploy.models import NANO_VERSION, claim_folder, make_endless
 from tests.infra.run.deploy.own_stores import own_stores
 from tests.infra.run.deploy.tls_secrets import write_secrets
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.long,
-    pytest.mark.releases,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-]
+pytestmark = [*RELEASES, pytest.mark.long]
 
 FILE = release.CHART / "ci" / "high-availability-values.yaml"
 PRIORITY, STREAMS, CALLS_A_SECOND = "serving", 20, 10

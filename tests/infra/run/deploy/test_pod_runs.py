@@ -6,17 +6,12 @@ The packages of the training image come from a volume; its own are tried by test
 import pytest
 
 from infra.run.deploy.training import RayMode, chart_values
+from tests.infra.run.deploy.clusters import TRAINING_RUNS
 from tests.infra.run.deploy.deployed import until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.raters import fill_bucket, keys
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.ray,
-    pytest.mark.long,
-    pytest.mark.slow,
-    pytest.mark.timeout(3600),
-]
+pytestmark = [*TRAINING_RUNS, pytest.mark.long]
 RAY_MODE, UNTRIED = "job", "runs are not tried in one pod"
 STEP_SECONDS, TURN_SECONDS = 300.0, 1500.0
 CHECKPOINTS = "checkpoints/"

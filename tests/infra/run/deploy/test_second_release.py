@@ -14,6 +14,7 @@ import pytest
 
 from infra.machine.servers.seaweedfs import ACCESS_KEY
 from tests.infra.run.deploy import prometheus
+from tests.infra.run.deploy.clusters import RELEASES
 from tests.infra.run.deploy.deployed import SERVICES, Deployed, ask, rate, rows, until
 from tests.infra.run.deploy.own_stores import ROLE
 from tests.infra.run.deploy.second_release import SecondRelease, second_release
@@ -21,13 +22,7 @@ from tests.infra.run.deploy.steady_chats import steady_chats
 from tests.journeys.client import Client
 from tests.journeys.prometheus import PrometheusServer
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.long,
-    pytest.mark.releases,
-    pytest.mark.slow,
-    pytest.mark.timeout(900),
-]
+pytestmark = [*RELEASES, pytest.mark.long]
 
 EVERY_SECONDS, USERS = 0.1, 10
 STOPPED = "enhancer"

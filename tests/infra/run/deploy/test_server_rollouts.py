@@ -5,18 +5,13 @@ import json
 import pytest
 
 from tests.infra.run.deploy import server_rollouts
+from tests.infra.run.deploy.clusters import TRAINING_RUNS
 from tests.infra.run.deploy.loop_runs import LoopRuns
 from tests.infra.run.deploy.models import claim_folder, install_copy, promote
 from tests.infra.run.deploy.raters import fill_bucket, keys
 from tests.infra.run.deploy.server_rollouts import MISMATCH_NATS, mismatches, run_folder
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.ray,
-    pytest.mark.long,
-    pytest.mark.slow,
-    pytest.mark.timeout(3600),
-]
+pytestmark = [*TRAINING_RUNS, pytest.mark.long]
 # Nano under a name without a recipe of its own.
 BASE = "tiny-0"
 RUN_SECONDS = 2400.0

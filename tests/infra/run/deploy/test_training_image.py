@@ -13,7 +13,7 @@ from infra.run.deploy.release import CHART
 from infra.run.deploy.storage import SHARED, volume_of
 from infra.run.deploy.training import RayMode, chart_values
 from tests.infra.run.deploy import page
-from tests.infra.run.deploy.clusters import deployed_cluster
+from tests.infra.run.deploy.clusters import TRAINING_RUNS, deployed_cluster
 from tests.infra.run.deploy.cron_jobs import CronJob
 from tests.infra.run.deploy.deployed import Deployed, until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
@@ -27,13 +27,7 @@ from training.data_path.config import read_config
 from training.data_path.log import RESULT
 from training.data_path.pipeline import REPORT
 
-pytestmark = [
-    pytest.mark.cluster,
-    pytest.mark.ray,
-    pytest.mark.long,
-    pytest.mark.slow,
-    pytest.mark.timeout(3600),
-]
+pytestmark = [*TRAINING_RUNS, pytest.mark.long]
 # Time limits for a machine with other load.
 DEPLOY_SECONDS, STEP_SECONDS, TURN_SECONDS = 1800.0, 300.0, 1500.0
 PACKAGES = "copy data packages into a claim"

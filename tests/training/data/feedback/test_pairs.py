@@ -248,12 +248,17 @@ def test_sets_are_a_function_of_the_judgements() -> None:
     assert make_sets(crowd(), CONFIG) == make_sets(crowd(), CONFIG)
 
 
-def test_sft_examples_are_liked_answers_and_corrections() -> None:
-    train = next(
+def trained_question() -> str:
+    """Return a question that is not held out."""
+    return next(
         q
         for q in (f"q{n}" for n in range(50))
         if not is_held_out(prompt_key([Message("user", q)]), 0.2)
     )
+
+
+def test_sft_examples_are_liked_answers_and_corrections() -> None:
+    train = trained_question()
     people = [f"user {n}" for n in range(8)]
     judgements = [judgement_of(train, "good", True, user=w, name=f"g{w}") for w in people]
     judgements += [
@@ -264,11 +269,7 @@ def test_sft_examples_are_liked_answers_and_corrections() -> None:
 
 
 def test_answer_has_the_thumb_of_its_majority_and_none_for_a_tie() -> None:
-    train = next(
-        q
-        for q in (f"q{n}" for n in range(50))
-        if not is_held_out(prompt_key([Message("user", q)]), 0.2)
-    )
+    train = trained_question()
     people = [f"user {n}" for n in range(8)]
     judgements = [judgement_of(train, "good", True, user=w, name=f"g{w}") for w in people]
     judgements += [judgement_of(train, "bad", w == "user 0", user=w, name=f"b{w}") for w in people]
@@ -288,11 +289,7 @@ def test_answer_has_the_thumb_of_its_majority_and_none_for_a_tie() -> None:
 def test_thumb_carries_the_sample_of_an_answer_with_that_rating(
     tmp_path: Path,
 ) -> None:
-    train = next(
-        q
-        for q in (f"q{n}" for n in range(50))
-        if not is_held_out(prompt_key([Message("user", q)]), 0.2)
-    )
+    train = trained_question()
 
     def sample(version: str) -> Served:
         return Served(version, (7, 1), (-0.5, -0.25), 3, 0.9, 0.95)
