@@ -1,4 +1,4 @@
-"""Commands in docs/training.md exist: every command, option, task and field."""
+"""Commands in docs/training.md and docs/evaluation.md exist: command, option, task and field."""
 
 import argparse
 import re
@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from infra.run.embedded import __main__ as embedded
+from thumbwheel_cli.__main__ import COMMANDS, EMBEDDED, TRAINING
 from training.__main__ import main, parser
+from training.benchmarks.tasks import chosen
 from training.data.feedback.sets import SetsConfig
 from training.data.feedback.snapshot import SnapshotConfig
 from training.evaluation.gate import GateConfig
@@ -26,7 +29,8 @@ from training.recipes.small import small
 from training.stages.pretrain import PretrainConfig
 from training.verification.tasks.catalogue import names
 
-PAGE = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "training.md").read_text()
 COMMAND = "thumbwheel train "
 OTHER_PROGRAMS = (".venv/bin/tensorboard", "mlflow", "wandb")
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -64,6 +68,17 @@ def mentioned() -> list[list[str]]:
     return [one for one in words if one[0] in commands() and len(one) > 1]
 
 
+def evaluations() -> list[list[str]]:
+    """Return the commands in code blocks of docs/evaluation.md as arguments of `thumbwheel`."""
+    page = (DOCS / "evaluation.md").read_text()
+    lines = "".join(
+        block for language, block in FENCED.findall(page) if language == "sh"
+    ).splitlines()
+    return [
+        shlex.split(line, comments=True)[1:] for line in lines if line.startswith("thumbwheel ")
+    ]
+
+
 def sets(arguments: list[str]) -> Iterator[str]:
     yield from (value for word, value in pairwise(arguments) if word == "--set")
 
@@ -95,6 +110,22 @@ def test_commands_of_the_page_can_be_parsed(arguments: list[str]) -> None:
         assert {field.removeprefix("sft.") for field in fields} <= FIELDS["sft"], (
             "of the page's own recipe"
         )
+
+
+@pytest.mark.parametrize("arguments", evaluations(), ids=" ".join)
+def test_commands_of_the_page_on_evaluation_can_be_parsed(arguments: list[str]) -> None:
+    # The command of as many words as possible: `evaluate probes`, not `evaluate`.
+    name = max((one for one in COMMANDS if arguments[: len(one.split())] == one.split()), key=len)
+    words = [*COMMANDS[name].words, *arguments[len(name.split()) :]]
+    if COMMANDS[name].module == TRAINING:
+        options = parser().parse_args(words)
+        if words[0] == "evaluate" and options.tasks not in (None, "list"):
+            assert chosen(options.tasks.split(","))
+    else:
+        assert COMMANDS[name].module == EMBEDDED
+        options = embedded.parse(words)
+        rest = ["--version", options.version, "--directory", "x", *options.rest]
+        parser().parse_args(["canary", "--recipe", "small", *rest])
 
 
 @pytest.mark.parametrize("arguments", mentioned(), ids=" ".join)

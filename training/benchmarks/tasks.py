@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from training.benchmarks.data import MMLU_ITEMS, MMLU_SHOTS, SOURCES, Row, mmlu_subjects, rows
-from training.errors import ConfigError
+from training.errors import ConfigError, unknown_choice
 
 if TYPE_CHECKING:
     from lm_eval.api.task import ConfigurableTask
@@ -172,13 +172,7 @@ def chosen(names: Sequence[str]) -> list[Benchmark]:
             reason="MISSING",
         )
     if unknown := [name for name in wanted if name not in BENCHMARKS]:
-        known = ", ".join(BENCHMARKS)
-        raise ConfigError(
-            f"tasks: {', '.join(unknown)} unknown; known are {known}",
-            field="tasks",
-            reason="UNKNOWN",
-            limit=known,
-        )
+        raise unknown_choice("tasks", unknown[0], BENCHMARKS)
     return [BENCHMARKS[name] for name in wanted]
 
 

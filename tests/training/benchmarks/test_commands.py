@@ -18,7 +18,10 @@ pytestmark = pytest.mark.xdist_group("lm_eval")
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["model", "--tasks", "hellaswgag"], ("hellaswgag", "openbookqa")),
+        (
+            ["model", "--tasks", "hellaswgag"],
+            ("hellaswgag", "openbookqa", "did you mean hellaswag?"),
+        ),
         (["model"], ("tasks", "none")),
         (["--tasks", "piqa"], ("model", "directory")),
         (["model", "--quick", "--limit", "5"], ("quick", "limit")),
