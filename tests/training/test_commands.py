@@ -119,8 +119,8 @@ def test_missing_state_folder_is_named_and_not_created(
     [
         *((f"{stage} --data {__file__} --work WORK --model", "model") for stage in STAGES),
         ("rlvr --task chain_sum --work WORK --model", "model"),
-        ("generate --prompt Hello", "directory"),
-        ("chat", "directory"),
+        ("generate --prompt Hello", "model"),
+        ("chat", "model"),
         ("chat models/nano --compare", "compare"),
         ("evaluate --tasks piqa", "model"),
         ("probes", "model"),
