@@ -17,6 +17,7 @@ from typing import Any
 from training.artifacts.manifest import finished_manifest
 from training.cluster.group import Group
 from training.model.config import read_language_model
+from training.model.fields import check_model_directory
 from training.optim.config import OptimizerConfig
 from training.recipes.custom.assignments import listed, parsed, settable
 from training.recipes.custom.commands import checked_name
@@ -109,6 +110,7 @@ def checked_run(options: argparse.Namespace) -> tuple[str, Group]:
         Range(1).check(name.replace("_", "-"), getattr(options, name))
     most, fewest = options.workers
     group = Group(most, options.gpus_per_worker, options.rollout_actors, fewest)
+    check_model_directory(options.model, "model")
     default = f"{options.model.absolute().name}-{options.task}-{options.algorithm}"
     name = checked_name(options.name or default)
     is_finished = finished_manifest(options.work.absolute() / name) is not None
