@@ -26,6 +26,7 @@ from training.data_commands import (
     identity,
     objects,
     quarantined,
+    require_services,
     require_state,
     tls_files,
 )
@@ -169,13 +170,18 @@ def loop(options: argparse.Namespace) -> int:
     from training.recipes.custom.loop_recipe import adjusted_recipe
 
     recipe = adjusted_recipe(options)  # checks the options without torch
-    os.nice(NICENESS)
     print("loading the training code", flush=True)
     # Process 1 of a container ignores SIGTERM without a handler.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     while True:
         began = time.monotonic()
-        status = _run_once(options, recipe)
+        with exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience):
+            if options.every is None and not options.scheduled:
+                # Before the imports, which take minutes at low priority on a busy machine. A
+                # scheduled run records its failure in the status.
+                require_services(options)
+            os.nice(max(0, NICENESS - os.nice(0)))
+            status = _run_once(options, recipe)
         if options.every is None:
             return 0 if status in (TOO_LITTLE, HALTED) and options.scheduled else status
         time.sleep(max(0.0, options.every - (time.monotonic() - began)))
@@ -191,9 +197,6 @@ def _run_once(options: argparse.Namespace, recipe: Recipe) -> int:
     from training.remote import FeedbackLog, RolloutClient
 
     with ExitStack() as stack:
-        stack.enter_context(
-            exclusive(options.state / "loop", f"recipe {options.recipe}", options.patience)
-        )
         display = stack.enter_context(open_display())
         tls, signer = tls_files(options), identity(options)
         feedback = stack.enter_context(

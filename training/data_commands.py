@@ -198,6 +198,21 @@ def require_state(options: argparse.Namespace) -> None:
         )
 
 
+def require_services(options: argparse.Namespace) -> None:
+    """Check that the services of a run accept connections; --patience is the longest wait.
+
+    Raises:
+        RemoteError: a service does not; the text names service and address.
+    """
+    from training.service_channel import require_reachable
+
+    targets = {"feedback": options.feedback}
+    if not options.no_rollout:
+        targets["generator"] = options.generator
+    for service, target in targets.items():
+        require_reachable(service, target, tls_files(options), options.patience)
+
+
 def tls_files(options: argparse.Namespace) -> TlsFiles | None:
     """Return the certificate files of `--tls`."""
     from training.service_channel import TlsFiles

@@ -6,7 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -19,6 +19,8 @@ from training.service_identity import TOKEN_SECONDS, ServiceIdentity
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0
+# Longest wait for a connection: the retries of a call, below, take 8 s.
+CONNECT_SECONDS = 10.0
 RETRIES = {
     "methodConfig": [
         {
@@ -180,6 +182,28 @@ class ServiceClient:
         if call not in self._unknown_calls:
             log.warning(warning, self.service, call)
         self._unknown_calls.add(call)
+
+
+def require_reachable(
+    service: str, target: str, tls: TlsFiles | None, timeout_seconds: float
+) -> None:
+    """Wait until a service accepts a connection, for 10 s or the longer given time.
+
+    Raises:
+        RemoteError: the service has accepted none.
+    """
+    seconds = max(timeout_seconds, CONNECT_SECONDS)
+    with closing(ServiceChannel(target, service, tls)) as channel:
+        try:
+            grpc.channel_ready_future(channel.current()).result(seconds)
+        except grpc.FutureTimeoutError as error:
+            code = grpc.StatusCode.UNAVAILABLE.name
+            raise RemoteError(
+                f"{service} service at {target}: {code}: no connection within {seconds:g} s",
+                field=service,
+                reason=code,
+                limit=f"{seconds:g} s",
+            ) from error
 
 
 class _CallDetails(NamedTuple):

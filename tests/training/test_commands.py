@@ -22,7 +22,7 @@ from tests.training.fake_rollout import FakeClock, FakeRollout, GrowingThumbs
 from tests.training.feedback_log import FeedbackLog
 from tests.training.refused_commands import refused_command
 from tests.training.state_folder import StateFolder, holding, printed_erasures, question
-from training import remote, service_channel
+from training import commands, remote, service_channel
 from training.__main__ import main, parser
 from training.data.feedback.snapshot import open_snapshot, read_judgements
 from training.errors import ConfigError
@@ -267,6 +267,34 @@ def test_nothing_is_written_if_the_log_is_unavailable(
     for named in ("feedback", "127.0.0.1:1", "UNAVAILABLE"):
         assert named in error
     assert not (kept.loop / "erasures.json").exists()
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        ("feedback", ["--no-rollout", "--feedback", "127.0.0.1:1"]),
+        ("generator", ["--generator", "127.0.0.1:1"]),
+    ],
+)
+def test_loop_names_a_missing_service_before_the_training_code_is_loaded(
+    options: list[str],
+    service: str,
+    words: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The imports take minutes at low priority on a busy machine."""
+
+    def load(*_: object) -> None:
+        raise AssertionError("loaded the training code")
+
+    monkeypatch.setattr(commands, "_run_once", load)
+    monkeypatch.setattr(service_channel, "CONNECT_SECONDS", 1.0)
+    assert main(["loop", "--recipe", "nano", *options, *words]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    for named in (f"{service} service at 127.0.0.1:1: UNAVAILABLE", "1 s"):
+        assert named in line
 
 
 def test_second_canary_of_a_version_measures_again(

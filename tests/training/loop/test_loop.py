@@ -264,7 +264,7 @@ def test_a_second_loop_names_the_first_and_exits_3(
     assert str(os.getpid()) in capsys.readouterr().err
 
 
-def test_unavailable_services_are_named_with_exit_1(
+def test_scheduled_run_records_that_a_service_is_unavailable(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -278,10 +278,12 @@ def test_unavailable_services_are_named_with_exit_1(
         "--state",
         str(tmp_path),
         "--no-rollout",
+        "--scheduled",
         "--feedback",
         "127.0.0.1:1",
     ]
     assert main(asked) == 1
+    assert status(tmp_path)["result"] == "failed"
     error = capsys.readouterr().err
     for named in ("feedback", "127.0.0.1:1", "UNAVAILABLE"):
         assert named in error
