@@ -107,8 +107,8 @@ def error_response(error: ServiceError, *, is_proto_json: bool = False) -> Respo
             # Word by word: a message on `message_ids[1]` may also name `message_ids[0]`.
             names = {word: camel_case(word) for word in re.findall(r"\w+", error.field)}
         for part in ("param", "message"):
-            for name, json_name in names.items():
-                body["error"][part] = re.sub(rf"\b{name}\b", json_name, body["error"][part])
+            text = body["error"][part]
+            body["error"][part] = re.sub(r"\w+", lambda word: names.get(word[0], word[0]), text)
     # Rounded up, because a retry slightly too early would be rejected again.
     headers = {"retry-after": f"{math.ceil(error.retry_seconds)}"} if error.retry_seconds else {}
     if isinstance(error, QuotaError):
