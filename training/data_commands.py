@@ -202,7 +202,7 @@ def require_services(options: argparse.Namespace) -> None:
     """Check that the services of a run accept connections; --patience is the longest wait.
 
     Raises:
-        RemoteError: a service does not; the text names service and address.
+        RemoteError: a service does not answer; the text names service and address.
     """
     from training.service_channel import require_reachable
 

@@ -229,8 +229,8 @@ async def _background_tasks(
 ) -> AsyncIterator[None]:
     """Run coroutines as tasks until the block ends, then cancel them; `closing` waits for them.
 
-    Their threads may work for minutes. The streams, which have little time, are closed before; the
-    database, which would leave the connections of the threads open, is closed afterwards.
+    Their threads may work for minutes. The streams have little time and are closed before. The
+    database is closed afterwards, because a closed pool leaves connections of threads open.
     """
     tasks = [asyncio.create_task(each) for each in work]
     closing.push_async_callback(asyncio.wait, tasks)

@@ -32,10 +32,10 @@ class ScoreError(DetailedError, ValueError):
 
 @dataclass(frozen=True)
 class ScoredModel:
-    """Model of which scores are stored.
+    """Model with stored scores: name, source and hash.
 
     Attributes:
-        version: name under which the scores are stored.
+        version: name of the model in the store.
         source: of the scores, WEIGHTS or ENDPOINT.
         sha256: hash of the model's files, or of its description by the endpoint; "" for a directory
             without a manifest.

@@ -60,11 +60,11 @@ class Question:
 
 @dataclass(frozen=True)
 class Run:
-    """Settings of an evaluation that hold for all benchmarks.
+    """Settings of an evaluation, equal for all benchmarks.
 
     Args:
-        model: whose scores are stored.
-        digest: hash that differs between models of the same name.
+        model: owner of the scores.
+        digest: hash of the model, different for models of the same name.
         store: receives the scores; `ScoreStore.offer` decides on the replacement of a stored one.
         limit: number of items of each benchmark; None for all.
         restart: discard the finished items of an earlier evaluation, and replace its score, also

@@ -21,7 +21,7 @@ from training.verification.sandbox.runs import open_sandbox
 
 
 def check_requirements(config: LoopConfig) -> None:
-    """Check what a run needs besides its feedback: workers, a model that is not too large, tasks.
+    """Check the requirements of a run besides its feedback: workers, size of the model, tasks.
 
     Raises:
         ConfigError: something is missing; `field` is the setting that needs it.

@@ -42,17 +42,17 @@ class Rule(ABC):
 
     @abstractmethod
     def check_one(self, name: str, value: Any) -> None:
-        """Check a value that is no tuple; arguments and errors as in `check`."""
+        """Check a single value; arguments and errors as in `check`."""
 
 
 @dataclass(frozen=True)
 class Choices(Rule):
-    """Names that a field may have."""
+    """Allowed names of a field."""
 
     names: tuple[str, ...]
 
     def check_one(self, name: str, value: str) -> None:
-        """Raise the error of an unknown name, with the closest one."""
+        """Raise the error of an unknown name, with the closest name."""
         if value not in self.names:
             raise unknown_choice(name, value, self.names)
 
@@ -107,7 +107,7 @@ WeightCap = Annotated[float, Range(1)]  # a cap below 1 would shrink exact weigh
 
 
 def check_fields(config: object) -> None:
-    """Check the fields of a config that have a rule.
+    """Check the fields of a config by their rules.
 
     Nested configs check themselves.
 

@@ -34,7 +34,7 @@ def prepare_sqlite(engine: Engine, begin: str, pragmas: Sequence[str]) -> None:
 
 
 def truncate_log(engine: Engine) -> bool:
-    """Truncate the write-ahead log of SQLite, which contains deleted data until it is overwritten.
+    """Truncate the write-ahead log of SQLite, because the log contains deleted data.
 
     Returns False while a reader blocks the truncation.
     """

@@ -121,7 +121,7 @@ def error_response(error: ServiceError, *, is_proto_json: bool = False) -> Respo
 
 
 def camel_case(name: str) -> str:
-    """Return the name that protobuf's JSON has for the name of a field."""
+    """Return the JSON name of a field of protobuf."""
     return re.sub("_([a-z])", lambda letter: letter[1].upper(), name)
 
 

@@ -38,7 +38,7 @@ RECIPES: Mapping[str, Recipe] = {AUTO: _auto, "nano": nano, "small": small}
 
 
 def workers_hardware(options: argparse.Namespace) -> Hardware:
-    """Return the hardware of the workers that options ask for.
+    """Return the hardware of the requested workers.
 
     Raises:
         ConfigError: as `hardware_of`.
