@@ -1,7 +1,7 @@
 # Entry point for people and CI. `make help` lists the targets; scripts and Python do the work.
 PYTHON ?= python3
 STATE ?= .state
-MODEL ?= small
+MODEL ?=
 RECIPE ?=
 PORT ?= 8080
 GRPC_PORT ?= 50051
@@ -18,8 +18,9 @@ VENV := .venv/bin/python
 THUMBWHEEL := .venv/bin/thumbwheel
 # The packages of the predictor, 120 MB, are not needed by another model server.
 SERVING = services $(if $(filter predictor,$(SERVER)),predictor)
-# Without RECIPE, the model of the running system decides.
+# Without RECIPE, the model of the running system decides. Without MODEL, the command's default.
 RECIPE_OPTION = $(if $(RECIPE),--recipe $(RECIPE))
+MODEL_OPTION = $(if $(MODEL),--model $(MODEL))
 # The default state folder of `make up` is not the cluster's, as for the stack.
 CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 # With this variable set, dozens of processes compile their imports: 2 s for torch, 4 s for Ray's
@@ -35,12 +36,12 @@ help: ## show this help
 up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  SERVER=predictor|vllm|external  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py $(SERVING)
 	@$(if $(LOOP_EVERY),$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) && $(PYTHON) infra/install/environment.py training)
-	@$(THUMBWHEEL) up --model $(MODEL) --server $(SERVER) $(RECIPE_OPTION) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	@$(THUMBWHEEL) up $(MODEL_OPTION) --server $(SERVER) $(RECIPE_OPTION) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
 
 stack: ## run on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  SERVER=predictor|vllm|external  PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py $(SERVING)
-	@$(THUMBWHEEL) stack --model $(MODEL) --server $(SERVER) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
+	@$(THUMBWHEEL) stack $(MODEL_OPTION) --server $(SERVER) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
 	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
 
 test: ## install the requirements of tests and run them without root and cluster (8 to 12 minutes)
@@ -107,9 +108,9 @@ loop: ## execute a training run on the feedback of the running system (RECIPE=sm
 
 demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=; RECIPE=auto MODEL=DIR; SERVER=predictor|vllm)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.run.embedded check --recipe $(or $(RECIPE),$(MODEL))
+	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION)
 	@$(PYTHON) infra/install/environment.py training
-	@$(THUMBWHEEL) demo --server $(SERVER) --recipe $(or $(RECIPE),$(MODEL)) $(if $(RECIPE),$(if $(MODEL),--model $(MODEL)))
+	@$(THUMBWHEEL) demo --server $(SERVER) $(RECIPE_OPTION) $(MODEL_OPTION)
 
 bench: ## run the benchmarks, a file per claim; those in benchmarks/loop take half an hour each and are run by hand
 	@$(PYTHON) infra/install/environment.py dev

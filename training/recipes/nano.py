@@ -14,6 +14,7 @@ from training.evaluation.gate import GateConfig
 from training.evaluation.task_rows import RULES
 from training.optim.config import OptimizerConfig
 from training.recipes.loop_config import Values, loop_config
+from training.recipes.names import MAX_MODEL_BYTES
 from training.recipes.recipe import LoopConfig, Plan
 from training.rl.config import KlConfig
 from training.runtime.context import Machine
@@ -74,7 +75,7 @@ VALUES = Values(
     canary=CanaryConfig(
         share=0.5, poll_seconds=2.0, lease_seconds=120.0, max_seconds=1800.0, steps=()
     ),
-    max_model_bytes=64 << 20,
+    max_model_bytes=MAX_MODEL_BYTES["nano"],
 )
 
 

@@ -13,6 +13,7 @@ from training.data.packages import DataError, home_of, installed
 from training.errors import ConfigError
 from training.probes.items import Kind
 from training.probes.measurement import tasks as probe_tasks
+from training.recipes.names import check_model_size
 from training.recipes.recipe import LoopConfig
 from training.verification.checks import Calls, Programs
 from training.verification.items import training_items
@@ -28,23 +29,9 @@ def check_requirements(config: LoopConfig) -> None:
         ExampleError: a task of the last stage is malformed or held out.
     """
     require_ray(config.num_workers)
-    _check_size(config)
+    check_model_size(config.name, config.plan.incumbent_directory, config.max_model_bytes)
     _check_tasks(config)
     _check_verifiable(config)
-
-
-def _check_size(config: LoopConfig) -> None:
-    incumbent = config.plan.incumbent_directory
-    size = sum(path.stat().st_size for path in incumbent.glob("*.safetensors"))
-    if size > config.max_model_bytes:
-        raise ConfigError(
-            f"recipe {config.name}: {incumbent.name} has {size >> 20} MiB of weights, "
-            f"this recipe takes at most {config.max_model_bytes >> 20} MiB: "
-            "use RECIPE=auto, or make up MODEL=nano",
-            field="recipe",
-            reason="TOO_LARGE",
-            limit=f"{config.max_model_bytes >> 20} MiB",
-        )
 
 
 def _check_tasks(config: LoopConfig) -> None:

@@ -48,6 +48,7 @@ from infra.run.supervision.interruption import STATUS, as_command, interruptible
 from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
 from infra.run.supervision.supervisor import AlreadyRunningError, NotRunningError, supervised
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
+from training.errors import ConfigError
 from training.runs import LoopRunningError
 
 EXPECTED_ERRORS = (
@@ -61,6 +62,7 @@ EXPECTED_ERRORS = (
         ChildFailedError,
         ForeignFileError,
         ServerError,
+        ConfigError,
     ),
     *(UnknownRecipeError, FeedbackUnreachableError, LoopRunningError),
 )
@@ -161,7 +163,7 @@ def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path | None]:
     check_not_running(state)
     vllm_python = find_vllm(arguments.server)
     layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port), vllm_python)
-    model = first_model(layout, arguments)
+    model = first_model(layout, arguments, arguments.recipe)
     if arguments.loop_every:
         require_own_model(state)
     layout.prepare()

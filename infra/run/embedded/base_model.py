@@ -14,6 +14,7 @@ from infra.install.small_model.resolve import resolve_model
 from infra.run.embedded.layout import ROOT, Layout
 from infra.run.embedded.model_server import ModelServer
 from training.errors import DetailedError
+from training.recipes.names import check_model_size
 
 BASE = "base.json"
 NANO = "nano"
@@ -33,10 +34,14 @@ class NothingToTrainError(DetailedError):
     reason = "EXTERNAL_SERVING"
 
 
-def install_base(layout: Layout, spec: str) -> Path:
+def install_base(layout: Layout, spec: str, recipe: str = "") -> Path:
     """Return the directory of the first stable version; install the version if missing.
 
+    Args:
+        recipe: recipe of the loop that will train the model; "" for any.
+
     Raises:
+        ConfigError: the recipe cannot train the model; the state folder is unchanged.
         WrongBaseError: the state folder was created with another model.
         ModelError: the model is unavailable; the message explains how to get it.
     """
@@ -48,24 +53,27 @@ def install_base(layout: Layout, spec: str) -> Path:
                 shutil.copytree(ROOT / "models" / NANO, folder, dirs_exist_ok=True)
     else:
         directory = resolve_model(spec, layout.models)
+    check_model_size(recipe, directory)
     _claim(layout.state, directory.name, f"MODEL={spec}")
     return directory
 
 
-def first_model(layout: Layout, arguments: argparse.Namespace) -> Path | None:
+def first_model(layout: Layout, arguments: argparse.Namespace, recipe: str = "") -> Path | None:
     """Return the directory of the first stable version; None if an external model answers.
 
     Args:
         arguments: `server` and `model` of the command line.
+        recipe: recipe of the loop that will train the model; "" for any.
 
     Raises:
+        ConfigError: the recipe cannot train the model.
         WrongBaseError: the state folder was created with another model.
         ModelError: the model is unavailable; the message explains how to get it.
     """
     if arguments.server is ModelServer.EXTERNAL:
         claim_external(layout.state)
         return None
-    return install_base(layout, arguments.model)
+    return install_base(layout, arguments.model, recipe)
 
 
 def claim_external(state: Path) -> None:

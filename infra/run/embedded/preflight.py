@@ -23,6 +23,7 @@ from infra.run.supervision.supervisor import (
 )
 from training.artifacts.registry import Registry
 from training.errors import DetailedError
+from training.recipes.names import check_model_size
 from training.reporting.progress import Lines, ProgressReporter
 from training.runs import Runs, exclusive, read_status
 from training.service_identity import OPERATOR, ServiceIdentity, identity_in
@@ -37,6 +38,21 @@ class UnknownRecipeError(DetailedError):
     """RECIPE= is not a known recipe."""
 
     reason = "UNKNOWN"
+
+
+def choose_recipe(recipe: str, model: str) -> str:
+    """Return the recipe of a demonstration: the given one, or that of its model.
+
+    Args:
+        recipe, model: "" if the caller named none.
+
+    Raises:
+        UnknownRecipeError: the recipe does not exist.
+    """
+    if not recipe:
+        recipe = model if model in RECIPES else ANY_MODEL if model else DEFAULT_RECIPE
+    check_recipe(recipe)
+    return recipe
 
 
 def check_recipe(name: str) -> None:
@@ -63,11 +79,15 @@ def select_recipe(given: str, state: Path) -> str:
 
     Raises:
         NothingToTrainError: an external model answers.
+        ConfigError: the recipe cannot train the base model.
     """
     require_own_model(state)
+    base = read_base(state)
     if given:
+        if base:
+            check_model_size(given, Layout(state, {}).models / base)
         return given
-    if (base := read_base(state)) is None:
+    if base is None:
         return DEFAULT_RECIPE
     recipe, _, number = base.rpartition("-")
     return recipe if number == "0" and recipe in RECIPES else ANY_MODEL

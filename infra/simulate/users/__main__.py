@@ -16,7 +16,12 @@ from infra.machine.servers.errors import ServerError
 from infra.run.embedded.base_model import WrongBaseError
 from infra.run.embedded.layout import ROOT, Layout, PublicPortError
 from infra.run.embedded.model_server import ModelServer, add_server_option, find_vllm
-from infra.run.embedded.preflight import RECIPES, UnknownRecipeError, check_recipe
+from infra.run.embedded.preflight import (
+    RECIPES,
+    UnknownRecipeError,
+    choose_recipe,
+    select_recipe,
+)
 from infra.run.supervision.child import ChildFailedError
 from infra.run.supervision.interruption import as_command, interruptible
 from infra.run.supervision.secret_file import ForeignFileError, forbid_foreign_access
@@ -62,7 +67,6 @@ def main() -> None:
     options = _parser().parse_args()
     with as_command(*EXPECTED_ERRORS):
         forbid_foreign_access()
-        check_recipe(options.recipe)
         settings = _settings(options)
         try:
             holds = asyncio.run(
@@ -82,19 +86,23 @@ def find_or_prepare(settings: Settings) -> tuple[Layout, Path | None]:
     """Return the system of the state folder, running or ready to be started.
 
     Raises:
+        ConfigError: the recipe cannot train the model.
         ServerError: the model server is not installed.
     """
     vllm_python = find_vllm(settings.server)
     if settings.fresh:
         remove_previous(settings.state, say)
-    return find_system(
+    layout, first = find_system(
         settings.state,
         settings.plan.model,
         settings.http_port,
         settings.grpc_port,
         say,
         vllm_python,
+        settings.recipe,
     )
+    select_recipe(settings.recipe, settings.state)  # of a system that is already running
+    return layout, first
 
 
 async def demo(settings: Settings, layout: Layout, first: Path | None) -> bool:
@@ -181,7 +189,9 @@ def _parser() -> argparse.ArgumentParser:
 def _describe_people(command: argparse.ArgumentParser, state: str) -> None:
     """Add the options of simulated users; `state` is the folder under .state."""
     command.add_argument(
-        "--recipe", default="small", help=f"{' or '.join(RECIPES)} (default small)"
+        "--recipe",
+        default="",
+        help=f"one of {', '.join(RECIPES)} (default: that of --model, else small)",
     )
     command.add_argument(
         "--state", type=Path, help=f"folder of the system (default .state/{state})"
@@ -202,23 +212,24 @@ def _describe_people(command: argparse.ArgumentParser, state: str) -> None:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    plan = select_plan(options.recipe, options.users)
+    whole = options.command == "demo"
+    recipe = choose_recipe(options.recipe, (options.model or "") if whole else "")
+    plan = select_plan(recipe, options.users)
     given = {
         name: getattr(options, name) for name in ("thumbs", "seconds", "people", "concurrency")
     }
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
     if options.noise is not None:
         plan = replace(plan, temper=replace(plan.temper, noise=options.noise))
-    whole = options.command == "demo"
     if whole and options.model:
         plan = replace(plan, model=options.model)
     if whole and not plan.model:
         raise ConfigError(
-            f"--model: needed with --recipe {options.recipe}", field="--model", reason="MISSING"
+            f"--model: needed with --recipe {recipe}", field="--model", reason="MISSING"
         )
-    usual = ROOT / ".state" / f"demo-{options.recipe}" if whole else ROOT / ".state"
+    usual = ROOT / ".state" / f"demo-{recipe}" if whole else ROOT / ".state"
     return Settings(
-        recipe=options.recipe,
+        recipe=recipe,
         plan=plan,
         state=(options.state or usual).resolve(),
         http_port=options.port if whole else 0,

@@ -178,12 +178,14 @@ def find_system(
     grpc_port: int,
     say: Say,
     vllm_python: Path | None = None,
+    recipe: str = "",
 ) -> tuple[Layout, Path | None]:
     """Return the layout of the running system, or a layout and base model to start.
 
     Args:
         http_port, grpc_port: ports of a new system; 0 picks a free port.
         vllm_python: interpreter of the vLLM that serves a new system; None: the predictor.
+        recipe: recipe of the loop that will train a new system's model.
     """
     if running := find_running(state):
         say(f"using the running system in {state}")
@@ -191,7 +193,7 @@ def find_system(
     # Avoid the usual internal ports: another system may be starting concurrently.
     ports = {**free_ports(), **public_ports(http_port, grpc_port)}
     layout = Layout(state, ports, vllm_python)
-    first = install_base(layout, model)
+    first = install_base(layout, model, recipe)
     layout.prepare()
     record_vllm(state, vllm_python)
     return layout, first

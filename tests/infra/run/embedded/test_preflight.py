@@ -15,7 +15,7 @@ import grpc
 import pytest
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 
-from infra.run.embedded import preflight
+from infra.run.embedded import base_model, preflight
 from infra.run.embedded.__main__ import TOO_LITTLE_FEEDBACK, check, loop_command, parse
 from infra.run.embedded.base_model import install_base
 from infra.run.embedded.layout import ROOT, Layout
@@ -26,6 +26,7 @@ from infra.run.embedded.preflight import (
     UnknownRecipeError,
     check_not_running,
     check_recipe,
+    choose_recipe,
     count_thumbs,
     find_ports,
     has_too_little_feedback,
@@ -37,9 +38,11 @@ from tests.support.errors import refused
 from training.__main__ import parser
 from training.commands import TOO_LITTLE as TURNS_TOO_LITTLE
 from training.commands import canary
+from training.errors import ConfigError
 from training.planning.accelerators import cpu
 from training.planning.hardware import Hardware
 from training.recipes.custom.loop_recipe import RECIPES as TRAINED
+from training.recipes.names import MAX_MODEL_BYTES
 from training.recipes.recipe import Plan
 from training.runs import LoopRunningError, RunRecord, RunResult, Runs, exclusive, read_status
 
@@ -113,6 +116,47 @@ def test_without_recipe_the_base_model_decides(tmp_path: Path, base: str, recipe
     (tmp_path / "base.json").write_text(json.dumps({"base": base}))
     assert select_recipe("", tmp_path) == recipe
     assert select_recipe("nano", tmp_path) == "nano"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "model", "chosen"),
+    [
+        ("", "", "small"),
+        ("", "nano", "nano"),
+        ("", "small", "small"),
+        ("", "OWNER/model", "auto"),
+        ("nano", "", "nano"),
+        ("auto", "nano", "auto"),
+    ],
+)
+def test_model_decides_the_recipe_of_a_demonstration(
+    recipe: str, model: str, chosen: str
+) -> None:
+    assert choose_recipe(recipe, model) == chosen
+
+
+def write_large_model(directory: Path) -> Path:
+    """Create a sparse file of weights that is a byte too large for the recipe nano."""
+    directory.mkdir(parents=True)
+    with (directory / "model.safetensors").open("wb") as file:
+        file.truncate(MAX_MODEL_BYTES["nano"] + 1)
+    return directory
+
+
+def test_recipe_is_refused_for_a_model_that_it_cannot_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = write_large_model(tmp_path / "models" / "large-0")
+    monkeypatch.setattr(base_model, "resolve_model", lambda spec, models: large)
+    layout = Layout(tmp_path / "state", {})
+    with refused(ConfigError, field="recipe", reason="TOO_LARGE", limit="64 MiB"):
+        install_base(layout, str(large), "nano")
+    assert not layout.state.exists()
+    # The base of a running system.
+    (tmp_path / "base.json").write_text(json.dumps({"base": "large-0"}))
+    assert select_recipe("auto", tmp_path) == "auto"
+    with refused(ConfigError, field="recipe", reason="TOO_LARGE", limit="64 MiB"):
+        select_recipe("nano", tmp_path)
 
 
 class Log(feedback_pb2_grpc.FeedbackLogServiceServicer):

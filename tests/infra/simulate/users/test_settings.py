@@ -50,6 +50,17 @@ def test_users_of_auto_are_those_of_small_and_its_model_must_be_given(tmp_path: 
     _settings(_parser().parse_args(["people", "--recipe", "auto", *options]))
 
 
+@pytest.mark.parametrize(
+    ("words", "recipe", "model"),
+    [([], "small", "small"), (["--model", "nano"], "nano", "nano"), (["--model", "d"], "auto", "d")],
+)
+def test_demonstration_trains_the_model_that_its_users_rate(
+    words: list[str], recipe: str, model: str
+) -> None:
+    settings = _settings(_parser().parse_args(["demo", *words]))
+    assert (settings.recipe, settings.plan.model) == (recipe, model)
+
+
 def test_users_of_nano_rate_another_model_of_its_world(tmp_path: Path) -> None:
     words = ["demo", "--recipe", "auto", "--users", "nano", "--model", "llama-0"]
     words += ["--state", str(tmp_path), "--false-claims", "--set", "ppo.updates=3"]
