@@ -129,9 +129,7 @@ def test_without_recipe_the_base_model_decides(tmp_path: Path, base: str, recipe
         ("auto", "nano", "auto"),
     ],
 )
-def test_model_decides_the_recipe_of_a_demonstration(
-    recipe: str, model: str, chosen: str
-) -> None:
+def test_model_decides_the_recipe_of_a_demonstration(recipe: str, model: str, chosen: str) -> None:
     assert choose_recipe(recipe, model) == chosen
 
 

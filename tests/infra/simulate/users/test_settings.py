@@ -52,7 +52,11 @@ def test_users_of_auto_are_those_of_small_and_its_model_must_be_given(tmp_path: 
 
 @pytest.mark.parametrize(
     ("words", "recipe", "model"),
-    [([], "small", "small"), (["--model", "nano"], "nano", "nano"), (["--model", "d"], "auto", "d")],
+    [
+        ([], "small", "small"),
+        (["--model", "nano"], "nano", "nano"),
+        (["--model", "d"], "auto", "d"),
+    ],
 )
 def test_demonstration_trains_the_model_that_its_users_rate(
     words: list[str], recipe: str, model: str
