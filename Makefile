@@ -28,10 +28,10 @@ CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help up stack test test-cluster test-long test-gpu faults mutants cluster cluster-down cluster-test deploy check loop demo life bench oracle lock page clean
+.PHONY: help up stack test test-cluster test-long long-tests-current test-gpu faults mutants cluster cluster-down cluster-test deploy check loop demo life bench oracle lock page clean
 
 help: ## show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  SERVER=predictor|vllm|external  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py $(SERVING)
@@ -60,6 +60,10 @@ test-long: ## run the long tests in slices of at most 40 minutes, recorded in do
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.requirements
 	@$(VENV) -m tests.long_tests $(SLICE)
+
+long-tests-current: ## fail unless every slice of test-long passed after the last change to its paths
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m tests.long_tests --current
 
 test-gpu: ## on a machine with an NVIDIA GPU: tests of training in bf16, tokens/s, MFU, vLLM; recorded in docs/gpu.jsonl (PART="stages vllm speed")
 	@$(PYTHON) -m tests.gpu.driver

@@ -1,8 +1,10 @@
 """Run the tests that need minutes, in slices of at most 40 minutes (`make test-long`).
 
 Usage: `python -m tests.long_tests [SLICE ...]`. Each run appends a line to docs/long-tests.jsonl
-with commit, date, slice, result, counts and seconds. `--check`, a step of `make check`, warns about
-each slice without a pass within the last 60 commits; a warning is not a failure.
+with commit, date, slice, result, counts and seconds. The age of a slice is the number of commits
+since its last pass on a clean working tree that changed the paths it covers. `--check`, a step of
+`make check`, warns about slices above MAX_COMMITS; a warning is not a failure. `--current`
+(`make long-tests-current`) fails unless the age of every slice is 0.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "docs" / "long-tests.jsonl"
 MAX_COMMITS = 60
+# Paths that every slice covers. Documentation is no part of what the tests see.
+ALL_COVER = ("locks", "tests/support", "tests/conftest.py", ":!*.md")
 TEST_SECONDS = 1800
 
 
@@ -32,6 +36,7 @@ class Slice:
 
     Args:
         about: description in a single line.
+        covers: paths whose changes require another run, in addition to ALL_COVER.
         modules: Python modules with arguments that run before the tests, for example to install a
             cluster.
         pytest: arguments of pytest; empty if `program` runs instead.
@@ -40,6 +45,7 @@ class Slice:
     """
 
     about: str
+    covers: tuple[str, ...]
     modules: tuple[tuple[str, ...], ...] = ()
     pytest: tuple[str, ...] = ()
     program: tuple[str, ...] = ()
@@ -81,6 +87,11 @@ def feedback_faults() -> tuple[str, ...]:
     return tuple(name for name in found if name.startswith(FEEDBACK_FAULTS))
 
 
+# Paths of the tested product, by what a slice starts.
+SERVICES = ("proto", "gen", "services", "chat_format", "secret_detection", "s3_credentials")
+TRAINING = ("proto", "gen", "training", "chat_format", "models", "sequential", "human_evaluation")
+SYSTEM = (*SERVICES, *TRAINING, "infra/run", "infra/machine/servers", "infra/install/small_model")
+DEPLOYED = (*SYSTEM, "charts", "Containerfile", "infra/machine", "infra/simulate")
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 ONE_BY_ONE = ("--dist", "no")
 CANDIDATES = "tests/journeys/test_candidates.py"
@@ -99,20 +110,24 @@ WITH_VLLM = (VLLM_ROLLOUTS, "tests/gpu/test_rollouts.py")
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
+        covers=(*SERVICES, "infra/machine/servers", "infra/simulate/faults", "tests/faults"),
         pytest=(*ONE_BY_ONE, *feedback_faults()),
         environment=RECORDED_FAULTS,
     ),
     "faults-chat": Slice(
         "the fault matrix of chat, sessions and training in all forms",
+        covers=(*SYSTEM, "infra/simulate/faults", "tests/faults"),
         pytest=(*ONE_BY_ONE, "tests/faults", *(f"--ignore={name}" for name in feedback_faults())),
         environment=RECORDED_FAULTS,
     ),
     "attacks": Slice(
         "attacks on the whole system whose size or time limits need minutes",
+        covers=(*SYSTEM, "tests/attacks"),
         pytest=("-m", "long and not cluster", *ONE_BY_ONE, "tests/attacks"),
     ),
     "training": Slice(
         "learning on three seeds, several processes, Ray, kills in every stage",
+        covers=(*TRAINING, "tests/training", "tests/gpu"),
         pytest=(
             *("-m", "long", "--numprocesses", "2", "--dist", "loadgroup"),
             *("tests/training", "tests/gpu"),
@@ -121,14 +136,20 @@ SLICES: dict[str, Slice] = {
     ),
     "datatrove": Slice(
         "filters and near duplicates of the data path against datatrove's",
+        covers=("training/corpus", "tests/training/corpus"),
         pytest=("-m", "long", *ONE_BY_ONE, *AGAINST_DATATROVE),
     ),
     "human-evaluation": Slice(
         "coverage of intervals, fragility by brute force, ratings against arena-rank's",
+        covers=("human_evaluation", "sequential", "tests/human_evaluation"),
         pytest=("-m", "long", *ONE_BY_ONE, "tests/human_evaluation"),
     ),
     "system": Slice(
         "journeys of the whole system, long forms of the services' and the tooling's tests",
+        covers=(
+            *DEPLOYED,
+            *("infra", "tests/journeys", "tests/services", "tests/infra", "tests/charts"),
+        ),
         pytest=(
             "-m",
             "long and not cluster",
@@ -148,28 +169,34 @@ SLICES: dict[str, Slice] = {
     ),
     "vllm": Slice(
         "vLLM's CPU build behind the generator, with adapters, in a whole system, and in PPO",
+        covers=(*SYSTEM, "tests/services/generator", VLLM_SYSTEM, *WITH_VLLM),
         modules=(("infra.machine.servers", "install", "vllm"),),
         pytest=("-m", "long", *ONE_BY_ONE, VLLM, VLLM_ADAPTERS, VLLM_SYSTEM, *WITH_VLLM),
     ),
     "loop-vllm": Slice(
         "the whole loop of a Llama-shaped model that vLLM serves and samples",
+        covers=(*SYSTEM, "infra/simulate", VLLM_LOOP),
         modules=(("infra.machine.servers", "install", "vllm"),),
         pytest=("-m", "long", *ONE_BY_ONE, VLLM_LOOP),
     ),
     "candidates": Slice(
         "five candidates with simulated users: promoted, held, refused, rolled back",
+        covers=(*SYSTEM, "infra/simulate", CANDIDATES),
         pytest=("-m", "long", *ONE_BY_ONE, CANDIDATES),
     ),
     "small": Slice(
         "candidates of the small model in its gate: rows with data, sycophancy refused",
+        covers=(*SYSTEM, "infra/simulate", SMALL, SMALL_SYCOPHANCY),
         pytest=("-m", "long", *ONE_BY_ONE, SMALL, SMALL_SYCOPHANCY),
     ),
     "life": Slice(
         "the whole life of a small language model, from a crawl to chats",
+        covers=(*SYSTEM, "infra/life", LIFE),
         pytest=("-m", "long", *ONE_BY_ONE, LIFE),
     ),
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",
+        covers=(*DEPLOYED, "tests/infra"),
         modules=(("infra.machine.cluster", "install"),),
         pytest=(
             "-m",
@@ -180,11 +207,13 @@ SLICES: dict[str, Slice] = {
     ),
     "cluster-releases": Slice(
         "on a real Kubernetes: releases with own stores, an external model, high availability",
+        covers=(*DEPLOYED, "tests/infra"),
         modules=(("infra.machine.cluster", "install"),),
         pytest=("-m", "cluster and long and releases", *ONE_BY_ONE, "tests/infra"),
     ),
     "cluster-vllm": Slice(
         "on a real Kubernetes: vLLM in pods of versions, and as rollout server of RayJobs",
+        covers=(*DEPLOYED, "tests/infra"),
         modules=(
             ("infra.machine.cluster", "install"),
             ("infra.machine.kuberay",),
@@ -194,13 +223,20 @@ SLICES: dict[str, Slice] = {
     ),
     "cluster-training": Slice(
         "on a real Kubernetes: turns of the loop as Jobs and as RayJobs",
+        covers=(*DEPLOYED, "tests/infra"),
         modules=(("infra.machine.cluster", "install"), ("infra.machine.kuberay",)),
         pytest=("-m", "cluster and long and ray", *ONE_BY_ONE, "tests/infra"),
     ),
     "mutants": Slice(
-        "each known bug of training is planted and must be caught", program=("tests.mutants",)
+        "each known bug of training is planted and must be caught",
+        covers=(*TRAINING, "tests/mutants", "tests/training"),
+        program=("tests.mutants",),
     ),
-    "oracle": Slice("losses of training against TRL's", program=("tests.oracle",)),
+    "oracle": Slice(
+        "losses of training against TRL's",
+        covers=("training/losses", "training/rl", "training/stages", "tests/oracle"),
+        program=("tests.oracle",),
+    ),
 }
 
 
@@ -230,13 +266,17 @@ def main(words: Sequence[str]) -> int:
     parser.add_argument(
         "--check", action="store_true", help="run nothing; warn about slices that are not recent"
     )
+    parser.add_argument(
+        "--current", action="store_true", help="run nothing; fail if a slice is not current"
+    )
     arguments = parser.parse_args(words)
     if unknown := [name for name in arguments.slices if name not in SLICES]:
         parser.error(f"SLICE: {', '.join(unknown)} is unknown; allowed are {', '.join(SLICES)}")
-    if arguments.check:
-        for warning in warnings():
-            print(f"warning: {warning}")
-        return 0
+    if arguments.check or arguments.current:
+        outdated = outdated_slices(0 if arguments.current else MAX_COMMITS)
+        for message in outdated:
+            print(f"warning: {message}" if arguments.check else message)
+        return 1 if arguments.current and outdated else 0
     results = [run(name) for name in arguments.slices or SLICES]
     for one in results:
         print(
@@ -269,7 +309,8 @@ def run(name: str) -> Result:
         clean=not git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs/*.jsonl"),
         date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M"),
         slice=name,
-        result="passed" if done.returncode == 0 else "failed",
+        # A run in which every test was skipped proves nothing.
+        result="passed" if done.returncode == 0 and (chosen.program or passed) else "failed",
         passed=passed,
         failed=failed,
         skipped=skipped,
@@ -289,33 +330,37 @@ def counts(report: Path) -> tuple[int, int, int]:
     return total - failures - errors - skipped, failures + errors, skipped
 
 
-def warnings() -> list[str]:
-    """Return a warning for each slice without a recent pass.
+def outdated_slices(max_commits: int) -> list[str]:
+    """Return a message for each slice whose last pass is missing or older than `max_commits`.
 
-    The last passing run is missing, unknown to this clone, or too many commits ago.
+    The age of a pass is the number of later commits that changed paths of the slice. Passes with
+    uncommitted changes, and passes of commits that this clone lacks, do not count.
     """
     recorded = (
         [json.loads(line) for line in RECORD.read_text().splitlines()] if RECORD.exists() else []
     )
-    last = {one["slice"]: one["commit"] for one in recorded if one["result"] == "passed"}
-    found = []
-    for name in SLICES:
-        age = commits_since(last[name]) if name in last else None
+    passed = {
+        one["slice"]: one["commit"]
+        for one in recorded
+        if one["result"] == "passed" and one["clean"]
+    }
+    messages = []
+    for name, chosen in SLICES.items():
+        age = commits_since(passed[name], chosen.covers) if name in passed else None
         if age is None:
-            found.append(
-                f"make test-long SLICE={name} has no passing run on record for this history"
+            messages.append(f"make test-long SLICE={name} has no passing run on record")
+        elif age > max_commits:
+            messages.append(
+                f"make test-long SLICE={name} last passed before {age} commits to its paths "
+                f"(limit {max_commits})"
             )
-        elif age > MAX_COMMITS:
-            found.append(
-                f"make test-long SLICE={name} last passed {age} commits ago (limit {MAX_COMMITS})"
-            )
-    return found
+    return messages
 
 
-def commits_since(commit: str) -> int | None:
-    """Return the number of commits from `commit` to HEAD, or None if the clone lacks the commit."""
+def commits_since(commit: str, paths: Sequence[str]) -> int | None:
+    """Return the number of commits after `commit` that changed `paths`; None without the commit."""
     done = subprocess.run(
-        ["git", "rev-list", "--count", f"{commit}..HEAD"],
+        ["git", "rev-list", "--count", f"{commit}..HEAD", "--", *paths, *ALL_COVER],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -50,12 +50,35 @@ def test_unknown_slice_is_rejected() -> None:
     assert caught.value.code == 2
 
 
+def test_covered_paths_exist_and_include_the_tests_of_the_slice() -> None:
+    for name, chosen in SLICES.items():
+        covered = [path for path in chosen.covers if not path.startswith(":")]
+        assert [path for path in covered if not (long_tests.ROOT / path).exists()] == [], name
+        assert [
+            path
+            for path in paths_of(name)
+            if not any(path == one or path.startswith(f"{one}/") for one in covered)
+        ] == [], name
+
+
 @pytest.mark.parametrize(
-    ("commits", "result", "warned"),
-    [(0, "passed", False), (60, "passed", False), (61, "passed", True), (0, "failed", True)],
+    ("changed", "record", "age"),
+    [
+        ([], {}, 0),
+        (["training/losses/a.py"], {}, 1),
+        (["services/a.py", "training/losses/page.md"], {}, 0),
+        (["locks/dev.txt"], {}, 1),
+        ([], {"result": "failed"}, None),
+        ([], {"clean": False}, None),
+        ([], {"commit": "0" * 40}, None),
+    ],
 )
-def test_slice_without_pass_in_60_commits_causes_warning(
-    commits: int, result: str, warned: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_age_counts_commits_to_the_paths_of_a_slice(
+    changed: list[str],
+    record: dict[str, object],
+    age: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def git(*words: str) -> str:
         identity = ("-c", "user.name=t", "-c", "user.email=t@example.test")
@@ -67,11 +90,18 @@ def test_slice_without_pass_in_60_commits_causes_warning(
     git("init", "-q")
     git("commit", "-q", "--allow-empty", "-m", "first")
     first = git("rev-parse", "HEAD")
-    for number in range(commits):
-        git("commit", "-q", "--allow-empty", "-m", str(number))
-    record = tmp_path / "record.jsonl"
-    line = Result(first, True, "2026-11-28 00:00", "mutants", result, 1, 0, 0, 60)
-    record.write_text(json.dumps(asdict(line)) + "\n")
+    for name in changed:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        git("add", name)
+        git("commit", "-q", "-m", name)
+    line = Result(first, True, "2026-11-28 00:00", "oracle", "passed", 1, 0, 0, 60)
+    path = tmp_path / "record.jsonl"
+    path.write_text(json.dumps({**asdict(line), **record}) + "\n")
     monkeypatch.setattr(long_tests, "ROOT", tmp_path)
-    monkeypatch.setattr(long_tests, "RECORD", record)
-    assert any("SLICE=mutants " in warning for warning in long_tests.warnings()) is warned
+    monkeypatch.setattr(long_tests, "RECORD", path)
+    monkeypatch.setattr(long_tests, "SLICES", {"oracle": SLICES["oracle"]})
+    assert bool(long_tests.outdated_slices(0)) is (age != 0)
+    assert bool(long_tests.outdated_slices(1)) is (age is None)
+    assert long_tests.main(["--current"]) == (age != 0)
+    assert long_tests.main(["--check"]) == 0
