@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from durable_files.files import write_json
 from training.artifacts.lineage import trace
 from training.artifacts.manifest import MANIFEST, mark_erased
 from training.artifacts.registry import Registry
@@ -29,7 +30,7 @@ from training.progress_log import SAMPLES as STAGE_SAMPLES
 from training.reporting.run import REPORT, STAGES, write_report
 from training.reporting.stage import REPORT as STAGE_REPORT
 from training.reporting.stage import write_stage_page
-from training.runs import Runs, write_json
+from training.runs import Runs
 from training.stage_record import FAILURE
 
 APPLIED = "erasures.json"

@@ -13,6 +13,7 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from durable_files.files import write_json
 from training.artifacts.lineage import erased_versions
 from training.artifacts.manifest import Manifest, hash_files, plain
 from training.artifacts.registry import VersionStage
@@ -69,7 +70,6 @@ from training.runs import (
     RunRecord,
     RunResult,
     StepState,
-    write_json,
 )
 from training.runtime.context import Progress
 from training.stages import reward_model, sft

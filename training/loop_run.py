@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
+from durable_files.files import write_json
 from training.artifacts.lineage import Ancestry, trace
 from training.artifacts.manifest import (
     MANIFEST,
@@ -42,7 +43,7 @@ from training.recipes.requirements import check_requirements
 from training.reporting.progress import Display, ProgressReporter
 from training.reporting.run import write_report
 from training.reporting.tracking import Tracking
-from training.runs import RunRecord, RunResult, Runs, write_json
+from training.runs import RunRecord, RunResult, Runs
 
 CONFIG = "config.json"
 

@@ -8,16 +8,16 @@ and samples of all stages in a folder.
 
 from __future__ import annotations
 
-import json
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
+from durable_files import json_lines
 from training.artifacts.manifest import finished_manifest
 from training.runtime.context import Progress, Sample
 from training.stage_record import SCRATCH, read_record, saved_step
@@ -96,7 +96,7 @@ class Line:
 
 
 class ProgressLog:
-    """Appends steps to a file, each line with a single write."""
+    """Appends steps to a file."""
 
     def __init__(self, path: Path, workers: int = 1) -> None:
         self._path, self._workers = path, workers
@@ -119,15 +119,12 @@ class ProgressLog:
             "metrics": dict(progress.metrics),
             "effort": asdict(effort),
         }
-        with self._path.open("a") as opened:
-            opened.write(json.dumps(row) + "\n")
+        json_lines.append_lines(self._path, [row], sync=False)
 
 
 def read_lines(path: Path) -> list[Line]:
     """Return all lines in order, including steps that were repeated."""
-    if not path.exists():
-        return []
-    return [_parse(line) for line in path.read_text().splitlines() if line]
+    return [_parse(row) for row in json_lines.read_lines(path)]
 
 
 def read_progress(path: Path) -> list[Progress]:
@@ -231,36 +228,28 @@ class AddedLines:
         if not whole:
             return []
         self._offset += len(whole) + 1
-        return [_parse(line.decode()).progress for line in whole.split(b"\n")]
+        return [_parse(row).progress for row in json_lines.parse_lines(whole)]
 
 
-def _parse(line: str) -> Line:
-    """Parse a line.
-
-    Lines of earlier versions have no effort.
-    """
-    row = json.loads(line)
+def _parse(row: Mapping[str, Any]) -> Line:
     progress = Progress(row["stage"], row["step"], row["total_steps"], row["metrics"])
-    return Line(progress, Effort(**row.get("effort", {})))
+    return Line(progress, Effort(**row["effort"]))
 
 
 class SampleLog:
-    """Appends samples to a file, each line with a single write."""
+    """Appends samples to a file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def append(self, sample: Sample) -> None:
         """Append a sample as one line."""
-        with self._path.open("a") as opened:
-            opened.write(json.dumps(asdict(sample), ensure_ascii=False) + "\n")
+        json_lines.append_lines(self._path, [asdict(sample)], sync=False)
 
 
 def read_samples(path: Path) -> list[Sample]:
     """Return the valid samples by step, then in the order of the config's prompts."""
-    if not path.exists():
-        return []
-    samples = [Sample(**json.loads(line)) for line in path.read_text().splitlines() if line]
+    samples = [Sample(**row) for row in json_lines.read_lines(path)]
     return sorted({(s.step, s.prompt): s for s in samples}.values(), key=lambda sample: sample.step)
 
 

@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from durable_files.files import make_directory, sync_directory, write_json
 from training.errors import DetailedError
 
 RECORD = "run.json"
@@ -109,8 +110,10 @@ class Runs:
     def begin(self, record: RunRecord) -> Path:
         """Create the folder of a run."""
         directory = self.directory(record.version)
-        directory.mkdir(parents=True)
+        make_directory(self._root)
+        directory.mkdir()
         write_json(directory / RECORD, asdict(record))
+        sync_directory(self._root)
         return directory
 
     def end(self, version: str, result: RunResult) -> None:
@@ -169,16 +172,6 @@ def exclusive(loop_directory: Path, doing: str, timeout_seconds: float = 0.0) ->
         opened.flush()
         yield
         opened.truncate(0)
-
-
-def write_json(path: Path, fields: object) -> None:
-    """Write a JSON file atomically and durably."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w") as opened:
-        opened.write(json.dumps(fields, indent=1) + "\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(path)
 
 
 class StepState(StrEnum):

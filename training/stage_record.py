@@ -22,10 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from durable_files.files import write_json
 from training.artifacts.inputs import UNHASHED, hash_input
 from training.artifacts.manifest import MANIFEST, plain
 from training.errors import ConfigError
-from training.runs import write_json
 
 RECORD = "stage.json"
 OUTPUT = "output_directory"

@@ -14,6 +14,7 @@ CODE = (
     "sequential",
     "human_evaluation",
     "chat_format",
+    "durable_files",
     "secret_detection",
     "s3_credentials",
     "infra",

@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCT = (
     *("services", "training", "sequential", "human_evaluation", "chat_format"),
-    *("secret_detection", "s3_credentials", "infra"),
+    *("durable_files", "secret_detection", "s3_credentials", "infra"),
 )
 CODE = (*PRODUCT, "thumbwheel_cli", "tests", "benchmarks")
 SHORT_MODULE_LINES = 40

@@ -5,7 +5,6 @@ faults`. The last run of a test counts, so rows may have different ages; each ro
 Figures without a recorded measurement are omitted.
 """
 
-import json
 import os
 import platform
 import re
@@ -15,6 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+from durable_files.json_lines import append_lines, read_lines
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE, LINES = ROOT / "docs" / "faults.md", ROOT / "docs" / "faults.jsonl"
@@ -83,15 +84,14 @@ def outcome(
 
 def add(one: Outcome, file: Path) -> None:
     """Append an outcome as a line of JSON."""
-    with file.open("a") as lines:
-        lines.write(json.dumps(asdict(one), sort_keys=True) + "\n")
+    append_lines(file, [dict(sorted(asdict(one).items()))])
 
 
 def read(file: Path) -> list[Outcome]:
     """Read the last outcome of every test."""
-    found = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     last = {
-        line["test"]: Outcome(**line | {"scenarios": tuple(line["scenarios"])}) for line in found
+        row["test"]: Outcome(**row | {"scenarios": tuple(row["scenarios"])})
+        for row in read_lines(file)
     }
     return sorted(last.values(), key=lambda one: one.test)
 

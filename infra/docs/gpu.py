@@ -4,12 +4,12 @@
 the last run of each card; without a run it says that nothing was measured.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from durable_files.json_lines import append_lines, read_lines
 from infra.docs.output import write_or_compare
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,14 +72,12 @@ class GpuRun:
 
 def add(run: GpuRun, file: Path) -> None:
     """Append a run as a line of JSON."""
-    with file.open("a") as lines:
-        lines.write(json.dumps(asdict(run)) + "\n")
+    append_lines(file, [asdict(run)])
 
 
 def read(file: Path) -> list[GpuRun]:
     """Read the last run of each card, in the order of their names."""
-    lines = file.read_text().splitlines() if file.exists() else []
-    last = {(found := json.loads(line))["card"]: found for line in lines}
+    last = {row["card"]: row for row in read_lines(file)}
     return [
         GpuRun(
             **last[card]

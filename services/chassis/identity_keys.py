@@ -6,7 +6,6 @@ write a public key as a certificate only.
 """
 
 import hashlib
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
+from durable_files.files import write_file
 from services.chassis.errors import DetailedError
 
 KEY_ID_DIGITS = 16
@@ -116,11 +116,10 @@ def create_key_pair(caller: str, private: Path, folder: Path) -> str:
         parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     key_id = key_id_of(key.public_key())
     # The public key first: a token must not be signed before receivers can verify it.
-    _write(
-        folder / f"{caller}.{key_id}.pem",
-        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo),
-    )
-    _write(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    write_file(folder / f"{caller}.{key_id}.pem", public, mode=0o600)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_file(private, pem, mode=0o600)
     return key_id
 
 
@@ -163,20 +162,3 @@ def _unusable(file: Path, error: Exception | None) -> IdentityKeyError:
     # Errors of the parser may quote the file.
     cause = (error.strerror if isinstance(error, OSError) else "") or "no Ed25519 key in PEM"
     return IdentityKeyError(f"{file} is not usable: {cause}", field=str(file))
-
-
-def _write(file: Path, content: bytes) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.unlink(missing_ok=True)
-    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as opened:
-        opened.write(content)
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(file)
-    # After a power loss an empty or missing key would stop the service.
-    folder = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -26,7 +26,17 @@ from tests.charts.rendering import component, helm, of_kind, parse
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "docs" / "adding-a-service.md"
 COPIED = (
-    *("proto", "gen", "sequential", "chat_format", "services", "training", "infra", "charts"),
+    *(
+        "proto",
+        "gen",
+        "sequential",
+        "chat_format",
+        "durable_files",
+        "services",
+        "training",
+        "infra",
+        "charts",
+    ),
     *("human_evaluation", "s3_credentials", "secret_detection", "thumbwheel_cli", "locks"),
     *("tests/architecture", "tests/services/gateway", "tests/support"),
 )

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import DRAFT_PREFIX, sync_tree, write_file
 from training.errors import DetailedError
 from training.runs import now
 
@@ -104,7 +104,10 @@ def write_manifest(
     Args:
         config: a dataclass, a mapping or None; paths become text.
     """
-    paths = (path for path in directory.rglob("*") if path.is_file())
+    paths = [path for path in directory.rglob("*") if path.is_file()]
+    for path in paths:
+        if path.name.startswith(DRAFT_PREFIX):  # of a killed writer
+            path.unlink()
     names = sorted({path.relative_to(directory).as_posix() for path in paths} - {MANIFEST})
     manifest = Manifest(
         kind=kind,
@@ -231,14 +234,10 @@ def plain(value: object) -> Any:
 
 
 def save_manifest(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest atomically and durably."""
-    path = directory / MANIFEST
-    temporary = path.with_suffix(".partial")
-    with temporary.open("w") as opened:
-        opened.write(json.dumps(manifest.fields, indent=2, sort_keys=True) + "\n")
-        opened.flush()
-        os.fsync(opened.fileno())
-    temporary.replace(path)
+    """Make the files durable, then write the manifest atomically and durably."""
+    sync_tree(directory)
+    content = json.dumps(manifest.fields, indent=2, sort_keys=True) + "\n"
+    write_file(directory / MANIFEST, content.encode())
 
 
 def finished_manifest(output_directory: Path) -> Manifest | None:

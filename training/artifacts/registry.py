@@ -6,8 +6,6 @@ never changed.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -16,6 +14,8 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
+from durable_files.files import make_directory, publish, sync_directory
+from durable_files.json_lines import append_lines, read_lines
 from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, verify_manifest
 from training.errors import DetailedError
 
@@ -101,12 +101,11 @@ class Registry:
                     f"version: {version} is another model already", field="version", reason="EXISTS"
                 )
             return target
-        self._root.mkdir(parents=True, exist_ok=True)
+        make_directory(self._root)
         draft = self._root / f".{version}.draft"
         shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(source, draft)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
+        publish(draft, target)
         return target
 
     def remove(self, version: str) -> None:
@@ -118,6 +117,7 @@ class Registry:
         target = self._root / check_version(version)
         if target.exists():
             target.rename(self._root / f".{version}{REMOVED}")
+            sync_directory(self._root)
 
     def delete_removed(self) -> None:
         """Delete the directories of removed versions, also of an interrupted call."""
@@ -126,22 +126,15 @@ class Registry:
 
     def note(self, version: str, stage: VersionStage, reason: str, run: str) -> None:
         """Append an event, unless the history contains it: resumed runs repeat their events."""
-        if any((e.version, e.stage, e.run) == (version, stage, run) for e in self.history()):
-            return
-        event = Event(datetime.now(UTC).isoformat(timespec="seconds"), version, stage, reason, run)
-        self._root.mkdir(parents=True, exist_ok=True)
-        with (self._root / HISTORY).open("a") as opened:
-            opened.write(json.dumps(asdict(event)) + "\n")
-            opened.flush()
-            os.fsync(opened.fileno())
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        event = Event(time, version, stage, reason, run)
+        is_known = any((e.version, e.stage, e.run) == (version, stage, run) for e in self.history())
+        # A known event may be unsynced, if its writer was killed.
+        append_lines(self._root / HISTORY, [] if is_known else [asdict(event)])
 
     def history(self) -> Sequence[Event]:
         """Return all events, oldest first."""
-        path = self._root / HISTORY
-        if not path.exists():
-            return []
-        with path.open() as opened:
-            rows = [json.loads(line) for line in opened if line.endswith("\n")]
+        rows = read_lines(self._root / HISTORY)
         return [Event(**{**row, "stage": VersionStage(row["stage"])}) for row in rows]
 
     def promoted(self) -> str | None:

@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from durable_files.files import make_directory, publish, write_json
 from training.artifacts.registry import VERSION
 from training.errors import DetailedError
-from training.runs import write_json
 
 # Sources of a score: weights in float32 with arithmetic of this project, or a model server with
 # arithmetic of its own, for example weights in 8 bits.
@@ -112,12 +112,12 @@ class ScoreStore:
     def write(self, score: TaskScore, items: Sequence[ItemScore]) -> None:
         """Replace the score of a version on a task, and its items."""
         folder = self.folder(score.version, score.task)
-        folder.mkdir(parents=True, exist_ok=True)
+        make_directory(folder)
         draft = folder / f".{score.task}.items.draft"
         with draft.open("w") as opened:
             for item in items:
                 opened.write(json.dumps(asdict(item)) + "\n")
-        draft.rename(folder / f"{score.task}.items.jsonl")
+        publish(draft, folder / f"{score.task}.items.jsonl")
         write_json(folder / f"{score.task}.json", asdict(score))
 
     def offer(

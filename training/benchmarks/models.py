@@ -10,12 +10,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from durable_files.files import write_json
 from training.artifacts.manifest import MANIFEST, hash_files
 from training.artifacts.registry import VERSION, Registry
 from training.artifacts.scores import ENDPOINT, WEIGHTS, ScoredModel
 from training.errors import ConfigError
 from training.model.fields import check_model_directory
-from training.runs import write_json
 from training.serving.connection import EndpointError, RefusedError
 from training.serving.endpoint import Endpoint
 from training.serving.predictor import serving

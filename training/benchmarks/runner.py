@@ -14,8 +14,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from durable_files.json_lines import append_lines, read_lines
 from training.artifacts.scores import ENDPOINT, ItemScore, ScoredModel, ScoreStore, TaskScore
 from training.benchmarks.code_tasks import CodeItem, Completer, Decoding, pass_rates
 from training.benchmarks.code_tasks import run as run_code
@@ -118,15 +119,8 @@ class Journal:
         self.seconds, self.shortened = 0.0, 0
         if restart:
             path.unlink(missing_ok=True)
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._append(asdict(identity))
-            return
-        lines = path.read_bytes().split(b"\n")
-        # The last line is empty, or was interrupted and is written again.
-        if lines.pop():
-            path.write_bytes(b"".join(line + b"\n" for line in lines))
-        found = json.loads(lines[0]) if lines else asdict(identity)
+        rows = read_lines(path)
+        found = rows[0] if rows else asdict(identity)
         for name, value in asdict(identity).items():
             if found.get(name) != value:
                 raise JournalError(
@@ -134,24 +128,20 @@ class Journal:
                     "--restart discards its items",
                     field=name,
                 )
-        if not lines:
-            self._append(asdict(identity))
-        for line in lines[1:]:
-            chunk = json.loads(line)
+        if not rows:
+            append_lines(path, [asdict(identity)])
+        for chunk in rows[1:]:
             self.values |= chunk["values"]
             self.seconds += chunk["seconds"]
             self.shortened += chunk["shortened"]
 
     def add(self, values: Mapping[str, float], seconds: float, shortened: int) -> None:
         """Append finished items with their time."""
-        self._append({"values": values, "seconds": round(seconds, 3), "shortened": shortened})
+        row = {"values": values, "seconds": round(seconds, 3), "shortened": shortened}
+        append_lines(self._path, [row])
         self.values |= values
         self.seconds += seconds
         self.shortened += shortened
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        with self._path.open("a") as opened:
-            opened.write(json.dumps(line) + "\n")
 
 
 def select(ids: Sequence[str], limit: int | None) -> list[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from pathlib import Path
 from typing import IO
 
+from durable_files.files import publish
 from training.corpus.document import CorpusError
 from training.data.formats.catalogue import SFT, RowKind, from_columns
 from training.data.formats.detection import FileFormat
@@ -88,15 +88,13 @@ def run(options: argparse.Namespace) -> int:
     with partial.open("w", encoding="utf-8") as opened:
         for file in options.files:
             kept += convert(file, kind, options.licence, opened, dropped)
-        opened.flush()
-        os.fsync(opened.fileno())
     if not kept:
         partial.unlink()
         reasons = "; ".join(dropped.lines()) or "no rows"
         raise CorpusError(
             f"no row gives an example: {reasons}", field=options.files[0].name, reason="EMPTY"
         )
-    partial.replace(out)
+    publish(partial, out)
     examples = "example" if kept == 1 else "examples"
     print("\n".join((f"{kept:,} {examples} in {out}", *dropped.lines())))
     return 0

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
+from durable_files.files import DRAFT_PREFIX
 from training.artifacts.inputs import hash_once
 from training.artifacts.manifest import (
     MANIFEST,
@@ -43,7 +44,9 @@ KIND = "token_shards"
 SHARDS_HASH = "shards_sha256"  # key of the data of a model's manifest
 TRAIN, HELD_OUT = "train", "held_out"
 BATCH_BYTES = 1 << 20  # amount of text per tokenizer call
-SHARD_FILES = re.compile(rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes|ids)\.bin|manifest\.partial")
+SHARD_FILES = re.compile(
+    rf"({TRAIN}|{HELD_OUT})-(\d+|tokens|bytes|ids)\.bin|{re.escape(DRAFT_PREFIX)}.*"
+)
 LARGEST_UINT16_VOCABULARY = 1 << 16
 
 

@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import write_json
 from training.corpus.document import Document, Item, Origin, Page, Rejected, Stage, Verdict
 from training.data_path.tables import CLEANED, VERDICTS, Row, TableWriter
-from training.runs import write_json
 
 EXAMPLES, EXAMPLE_CHARACTERS = 10, 400
 KIBIBYTE = 1024  # unit of ru_maxrss on Linux

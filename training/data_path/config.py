@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
+from durable_files.files import write_json
 from training.artifacts.manifest import plain
 from training.corpus.decontamination import DecontaminationConfig
 from training.corpus.document import CorpusError
@@ -21,7 +22,6 @@ from training.corpus.quality.content import ContentConfig
 from training.corpus.quality.steps import QualityConfig
 from training.corpus.quality.url_lists import ADULT
 from training.corpus.sources.config import Columns, SourceConfig
-from training.runs import write_json
 
 SETTINGS = "settings.json"
 SHOWN_DIFFERENCES = 5

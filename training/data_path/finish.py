@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import write_json
 from training.corpus.document import Document, Origin, Verdict
 from training.data_path.clean import Examples, verdict_row
 from training.data_path.tables import DOCUMENTS, ORIGIN_NAMES, VERDICTS, Row, TableWriter
-from training.runs import write_json
 
 # Texts that are sorted in memory at once.
 RUN_BYTES = 32 << 20

@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from durable_files.files import write_json
 from training.corpus.document import Origin, Stage, Verdict
 from training.corpus.duplicates.rows import rows_of, write_rows
 from training.data_path import toolkit
@@ -26,7 +27,6 @@ from training.data_path.tables import (
     count_rows,
     read_rows,
 )
-from training.runs import write_json
 
 NAME_DIGITS = 16
 # Row of a duplicate: its place among the cleaned texts of all parts, its stage and the identifier

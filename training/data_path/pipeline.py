@@ -24,6 +24,7 @@ from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
+from durable_files.files import DRAFT_PREFIX, publish
 from training.artifacts.manifest import MANIFEST, hash_file, plain, write_manifest
 from training.cluster.parts import Workers
 from training.corpus.document import CorpusError, Stage, Verdict
@@ -291,7 +292,7 @@ def _publish(building: Path, result: Path) -> None:
     shutil.rmtree(before, ignore_errors=True)
     if result.exists():
         result.rename(before)
-    building.rename(result)
+    publish(building, result)
     shutil.rmtree(before, ignore_errors=True)
 
 
@@ -320,9 +321,9 @@ def _check_folder(out: Path) -> None:
     """
     out.mkdir(parents=True, exist_ok=True)
     own = {WORK, BUILDING, RESULT, BEFORE, BUILDS, REMOVALS, SETTINGS, LOCK}
-    unfinished = Path(SETTINGS).with_suffix(".partial").name
-    own |= {toolkit.ITEMS, toolkit.URL_LISTS, unfinished}
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in own)
+    own |= {toolkit.ITEMS, toolkit.URL_LISTS}
+    names = {path.name for path in out.iterdir() if not path.name.startswith(DRAFT_PREFIX)}
+    foreign = sorted(names - own)
     if foreign:
         raise CorpusError(
             f"out: {out} contains {foreign[0]}, which is no part of a corpus",

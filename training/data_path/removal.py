@@ -8,7 +8,6 @@ document can be named when its text no longer exists.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -18,6 +17,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from durable_files.files import make_directory, publish
+from durable_files.json_lines import append_lines, read_lines
 from training.artifacts.manifest import MANIFEST, Manifest, ManifestError, read_manifest
 from training.corpus.document import CorpusError, Origin, Stage, Verdict
 from training.data.split_writer import ID_BYTES
@@ -73,17 +74,13 @@ def record(corpus: Path, by: By, value: str) -> Removal:
             reason="MALFORMED",
         )
     removal = Removal(by, value.lower() if by is By.HOST else value, now())
-    with (corpus / REMOVALS).open("a") as opened:
-        opened.write(json.dumps(asdict(removal)) + "\n")
+    append_lines(corpus / REMOVALS, [asdict(removal)])
     return removal
 
 
 def removals(corpus: Path) -> list[Removal]:
     """Return the recorded removals, oldest first."""
-    path = corpus / REMOVALS
-    if not path.exists():
-        return []
-    rows = map(json.loads, path.read_text().splitlines())
+    rows = read_lines(corpus / REMOVALS)
     return [Removal(By(row["by"]), row["value"], row["time"]) for row in rows]
 
 
@@ -99,11 +96,11 @@ def remember_build(corpus: Path, shards: Path) -> str:
     """Store the identifiers in shards as hashes; return the hash of the shards."""
     name = shards_hash(shards)
     folder = corpus / BUILDS
-    folder.mkdir(exist_ok=True)
+    make_directory(folder)
     partial = folder / f"{name}.partial"
     with partial.open("wb") as opened:
         np.save(opened, np.sort(_hashes_in(shards)))
-    partial.replace(folder / f"{name}.npy")
+    publish(partial, folder / f"{name}.npy")
     return name
 
 

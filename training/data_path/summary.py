@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import write_json
 from training.corpus.document import Stage, host_of
 from training.data_path.clean import Examples
-from training.runs import write_json
 
 HOSTS = 100  # most frequent ones in the summary
 MAX_HOSTS = 100_000  # counted at once; rare ones are dropped beyond

@@ -6,7 +6,6 @@ times nor paths are written.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -16,6 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from durable_files.files import publish
 from training.corpus.document import Origin
 
 PARTIAL = ".partial"
@@ -79,9 +79,7 @@ class TableWriter:
         if error is not None:
             self._partial.unlink(missing_ok=True)
             return
-        with self._partial.open("rb") as opened:
-            os.fsync(opened.fileno())
-        self._partial.replace(self.path)
+        publish(self._partial, self.path)
 
     def _flush(self) -> None:
         if self._rows:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from durable_files.json_lines import append_lines
 from training.decoding.config import DecodingError, Rules, Task, read_presets
 from training.decoding.conversation import Answer, ConversingModel, Finish
 from training.decoding.prompts import Prompts
@@ -214,10 +215,8 @@ class ChatSession:
         path = Path(name).expanduser()
         new = [turn for turn in self._turns if not turn.is_saved]
         kept = [turn for turn in new if turn.answers[0].is_complete]
-        rows = "".join(turn.answers[0].row() for turn in kept)
         try:
-            with path.open("ab") as file:
-                file.write(rows.encode())
+            append_lines(path, [turn.answers[0].row for turn in kept])
         except OSError as error:
             raise DecodingError(
                 f"save: {describe_os_error(error, [path])}", field="save", reason="UNWRITABLE"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -55,11 +54,11 @@ class Answer:
         """True for an answer with text and an end token."""
         return self.finish is Finish.ENDED and bool(self.text.strip())
 
-    def row(self) -> str:
-        """Return the answer as a line for `train sft`."""
+    @property
+    def row(self) -> dict[str, object]:
+        """The answer as a row for `train sft`."""
         messages = [asdict(message) for message in self.messages]
-        row = {"messages": messages, "response": self.text}
-        return json.dumps(row, ensure_ascii=False) + "\n"
+        return {"messages": messages, "response": self.text}
 
 
 class ConversingModel:

@@ -14,12 +14,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
+from durable_files.files import publish, write_json
+from durable_files.json_lines import append_lines
 from sequential.figures import Approval, VersionFigures
 from sequential.rows import Row
 from training.artifacts.manifest import plain
 from training.errors import UnavailableError
 from training.evaluation.canary import CanaryConfig, Reading, Verdict, evaluate
-from training.runs import HaltedError, write_json
+from training.runs import HaltedError
 
 COURSE = "course.jsonl"
 START = "start.json"
@@ -204,7 +206,7 @@ def archive_finished(record: Path) -> Path | None:
         return None
     ended = datetime.fromisoformat(json.loads((record / END).read_text())["ended"])
     target = record.with_name(f"{record.name}@{ended:%Y-%m-%dT%H-%M-%S.%f}")
-    record.rename(target)
+    publish(record, target)
     return target
 
 
@@ -280,8 +282,7 @@ def _note(course: Path, reading: Reading, share: float, now: datetime) -> None:
     """Append a line; of the rows only the evidence, because a canary has thousands of lines."""
     evidence = {row.name: float(f"{row.e_worse:.3g}") for row in reading.rows}
     line = {"time": now.isoformat(), **asdict(reading), "rows": evidence, "share": share}
-    with course.open("a") as opened:
-        opened.write(json.dumps(line) + "\n")
+    append_lines(course, [line], sync=False)
 
 
 def _finish(

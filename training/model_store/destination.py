@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from durable_files.files import publish, write_json
 from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, save_manifest
 from training.model_store.bucket import ModelBucket
 from training.model_store.source import PARTIAL
-from training.runs import write_json
 
 STATE = "import.json"  # files of an unfinished import, with their fingerprints by kind
 MARGIN_BYTES = 64 << 20  # left free on the disk
@@ -95,8 +95,7 @@ class DirectoryDestination:
             if path.name not in manifest.files:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         save_manifest(draft.folder, manifest)
-        shutil.rmtree(self._root / version, ignore_errors=True)
-        draft.folder.rename(self._root / version)
+        publish(draft.folder, self._root / version)
 
 
 class BucketDestination:

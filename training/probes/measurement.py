@@ -6,7 +6,6 @@ ends, so that an interrupted measurement goes on with the answers that it has.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import defaultdict
@@ -15,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from durable_files.files import publish
+from durable_files.json_lines import append_lines, read_lines
 from training.artifacts.scores import ItemScore, ScoredModel, ScoreStore, TaskScore
 from training.figures import clustered_mean
 from training.probes.items import Kind, ProbeError, ProbeItem, digest, items_of
@@ -213,21 +214,12 @@ def _answers(
 
 def _read_draft(path: Path) -> dict[str, Said]:
     """Return the answers of an interrupted measurement; a torn last line is left out."""
-    if not path.exists():
-        return {}
-    lines = [line for line in path.read_text().split("\n")[:-1] if line]
-    rows = [json.loads(line) for line in lines]
-    return {row["key"]: Said(row["text"], row["tokens"]) for row in rows}
+    return {row["key"]: Said(row["text"], row["tokens"]) for row in read_lines(path)}
 
 
 def _append_draft(path: Path, answers: Mapping[str, Said]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and not path.read_bytes().endswith(b"\n"):
-        path.write_bytes(path.read_bytes().rpartition(b"\n")[0] + b"\n")
-    with path.open("a") as opened:
-        for key, said in answers.items():
-            row = {"key": key, "text": said.text, "tokens": said.tokens}
-            opened.write(json.dumps(row) + "\n")
+    rows = ({"key": key, "text": s.text, "tokens": s.tokens} for key, s in answers.items())
+    append_lines(path, rows)
 
 
 def keep_answers(draft: Path, path: Path) -> None:
@@ -236,7 +228,7 @@ def keep_answers(draft: Path, path: Path) -> None:
     merged = draft.with_suffix(".merged")
     merged.unlink(missing_ok=True)
     _append_draft(merged, answers)
-    merged.replace(path)
+    publish(merged, path)
 
 
 def _breakdown(items: Sequence[ProbeItem], scores: Sequence[ItemScore]) -> dict[str, float]:

@@ -20,13 +20,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import write_json
 from training.artifacts.manifest import finished_manifest
 from training.progress_log import PROGRESS, AddedLines, FollowedStage
 from training.reporting.comparison import flat
 from training.reporting.stage import StageRead, read_stage
 from training.reporting.trackers import TRACKERS, End, TrackedConfig, Tracker
 from training.reporting.tracking import Tracking
-from training.runs import write_json
 from training.stage_record import read_record
 
 logger = logging.getLogger(__name__)

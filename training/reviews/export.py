@@ -8,7 +8,6 @@ written. Reviewers appear by pseudonym; user, conversation and comments are left
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from typing import Any, Protocol
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.review.v1 import review_pb2
 
+from durable_files.files import publish
 from training.corpus.pii.judgements import redact_conversation
 from training.data.chat import Message
 from training.data.feedback.rows import DataKey
@@ -95,9 +95,7 @@ def export(
                 continue
             opened.write(json.dumps(line, ensure_ascii=False) + "\n")
             result.items += 1
-        opened.flush()
-        os.fsync(opened.fileno())
-    partial.replace(output)
+    publish(partial, output)
     return result
 
 

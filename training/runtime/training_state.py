@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from durable_files.files import publish
 from training.artifacts.manifest import ManifestError, verify_manifest, write_manifest
 from training.runtime.ranks import ALONE, Ranks
 
@@ -185,8 +186,7 @@ class DirectoryCheckpoints:
         if first:
             name = checkpoint_name(step, on_notice)
             write_manifest(partial, kind="training_state", version=name)
-            shutil.rmtree(self._directory / name, ignore_errors=True)
-            partial.rename(self._directory / name)
+            publish(partial, self._directory / name)
             for old in outdated(name, [path.name for path in self._directory.iterdir()]):
                 shutil.rmtree(self._directory / old)
         self._ranks.wait()  # a worker that returns may rely on the checkpoint

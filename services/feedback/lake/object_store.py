@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
+from durable_files.files import DRAFT_PREFIX, sync_directory, write_file
 from services.chassis.errors import DetailedError
-from services.feedback.durable import DRAFT_PREFIX, sync_directory, write_file
 
 
 class ObjectStoreError(DetailedError):

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from durable_files.files import make_directory, sync_directory, write_file
 from services.chassis.errors import UnavailableError
-from services.feedback.durable import make_directory, sync_directory, write_file
 from services.feedback.spool.log import (
     Entry,
     LogError,

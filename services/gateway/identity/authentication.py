@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import hmac
 import logging
-import os
 import re
 import secrets
 import time
@@ -21,6 +20,7 @@ from typing import Protocol, Self
 
 from cachetools import LRUCache, TTLCache
 
+from durable_files.files import write_file
 from services.chassis.errors import ServiceError, UnauthenticatedError, UnavailableError
 from services.chassis.identity import Caller
 from services.chassis.telemetry import fields
@@ -127,12 +127,7 @@ def stored_key(
 def owner_secret(file: Path) -> str:
     """Return the key in the file. A missing file is created, readable by its owner only."""
     if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        # Rename after writing, to prevent reads of a partial key.
-        draft = file.with_name(f"{file.name}.{os.getpid()}")
-        draft.touch(mode=0o600, exist_ok=False)
-        draft.write_text(new_secret() + "\n")
-        draft.rename(file)
+        write_file(file, f"{new_secret()}\n".encode(), mode=0o600)
     return file.read_text().strip()
 
 

@@ -8,12 +8,13 @@ import asyncio
 import fcntl
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import make_directory, write_json
+from durable_files.json_lines import append_lines, read_lines
 from services.chassis.audit.acts import Act
 from services.chassis.errors import UnavailableError
 from services.generator.rollout.current_rollout import (
@@ -67,14 +68,7 @@ class RolloutFile:
 
     async def audit_records(self, since_us: int) -> Sequence[Mapping[str, Any]]:
         with _translated_errors():
-            content = await asyncio.to_thread(self._read_audit)
-        lines = content.splitlines()
-        records = [record for line in lines if (record := _decoded(line)) is not None]
-        if len(records) < len(lines):
-            print(
-                f"{self._audit_path}: {len(lines) - len(records)} unreadable lines are left out",
-                file=sys.stderr,
-            )
+            records = await asyncio.to_thread(read_lines, self._audit_path)
         return [record for record in records if record["time_us"] >= since_us]
 
     async def add_traffic(self, counts: Mapping[CountKey, int]) -> None:
@@ -121,38 +115,19 @@ class RolloutFile:
     def _audit_path(self) -> Path:
         return self._path.with_name("audit.jsonl")
 
-    def _read_audit(self) -> bytes:
-        try:
-            return self._audit_path.read_bytes()
-        except FileNotFoundError:
-            return b""
-
     def _append(self, act: Act) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._audit_path.open("a+b") as file:
-            # The last line is incomplete if its writer was killed.
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
-            start = b"" if file.read(1) in (b"", b"\n") else b"\n"
-            file.write(start + json.dumps(act.record()).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self._audit_path, [act.record()])
         act.log()
 
     def _replace(self, rollout: Rollout, serial: int, act: Act | None) -> bool:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self._path.parent)
         with self._locked():
             if serial != self._load().serial:
                 return False
             if act is not None:
                 self._append(act)
             content = {**json.loads(encode(rollout)), "serial": serial + 1}
-            _write_new(self._path, json.dumps(content, indent=2)).replace(self._path)
-            # The rename itself is durable only after a sync of the directory.
-            directory = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            write_json(self._path, content)
             self._load()
         return True
 
@@ -193,9 +168,7 @@ class RolloutFile:
 
     def _write_traffic(self, counts: Mapping[CountKey, int]) -> None:
         rows = [[*key, count] for key, count in counts.items()]
-        # Nothing can fail after the rename, so an error means that the counts were not added. A
-        # power failure may lose them, for which the folder is not synced.
-        _write_new(self._traffic_path, json.dumps({"counts": rows})).replace(self._traffic_path)
+        write_json(self._traffic_path, {"counts": rows})
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -206,25 +179,6 @@ class RolloutFile:
             yield
         finally:
             os.close(folder)
-
-
-def _write_new(path: Path, text: str) -> Path:
-    """Write and sync a file beside `path`, and return the path of the new file."""
-    temporary = path.with_suffix(".new")
-    with temporary.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    return temporary
-
-
-def _decoded(line: bytes) -> dict[str, Any] | None:
-    """Return the record in a line of the audit log, None if the line is incomplete."""
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    return record if isinstance(record, dict) and "time_us" in record else None
 
 
 @contextmanager

@@ -1,8 +1,7 @@
 """Sessions database in SQLite.
 
 A transaction runs in one thread, because the asynchronous driver changes threads four times per
-statement. SQLite has one writer, so all writes share one thread. Erasures use a separate connection
-that syncs its commits to disk.
+statement. SQLite has one writer, so all writes share one thread. Each commit is synced.
 """
 
 import asyncio
@@ -34,8 +33,8 @@ class SqliteDatabase:
 
     def __init__(self, url: str, connections: int) -> None:
         create_private_file(url)
-        self._writer = _engine(url, 1, "BEGIN IMMEDIATE", "synchronous=NORMAL")
-        self._eraser = _engine(url, 1, "BEGIN IMMEDIATE", "synchronous=FULL")
+        # A stored message and its row of the outbox survive power loss.
+        self._writer = _engine(url, 1, "BEGIN IMMEDIATE", "synchronous=FULL")
         self._reader = _engine(url, connections, "BEGIN", "query_only=ON")
         self._writing = ThreadPoolExecutor(1, "session-write")
         self._reading = ThreadPoolExecutor(connections, "session-read")
@@ -55,14 +54,14 @@ class SqliteDatabase:
     async def erase(self, work: Work[ResultT]) -> ResultT:
         """Implement `Database.erase` and truncate the write-ahead log of SQLite."""
         return await asyncio.get_running_loop().run_in_executor(
-            self._writing, _transaction_with_checkpoint, self._eraser, work
+            self._writing, _transaction_with_checkpoint, self._writer, work
         )
 
     async def close(self) -> None:
         """Wait for running transactions, then disconnect."""
         for pool in (self._writing, self._reading):
             await asyncio.to_thread(pool.shutdown)
-        for engine in (self._writer, self._eraser, self._reader):
+        for engine in (self._writer, self._reader):
             engine.dispose()
 
 

@@ -257,16 +257,16 @@ def test_key_files_are_synced_before_and_after_they_get_their_names(
     def fsync(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         names = [entry.name for entry in path.iterdir()] if path.is_dir() else None
-        synced.append((path, path.read_bytes() if names is None else names))
+        synced.append((path if names else path.parent, names or path.read_bytes()))
 
     monkeypatch.setattr(os, "fsync", fsync)
     private, public = tmp_path / "own" / "gateway.key", tmp_path / "public"
     key_id = create_key_pair("gateway", private, public)
     public_file = public / f"gateway.{key_id}.pem"
     assert synced == [
-        (public / f".{public_file.name}.partial", public_file.read_bytes()),
+        (public, public_file.read_bytes()),
         (public, [public_file.name]),
-        (private.parent / ".gateway.key.partial", private.read_bytes()),
+        (private.parent, private.read_bytes()),
         (private.parent, ["gateway.key"]),
     ]
 

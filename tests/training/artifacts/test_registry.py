@@ -72,6 +72,22 @@ def test_history_grows_without_duplicates(tmp_path: Path) -> None:
     assert registry.promoted() == "nano-1"
 
 
+def test_a_torn_line_of_the_history_stops_no_further_run(tmp_path: Path) -> None:
+    registry, history = Registry(tmp_path), tmp_path / "registry.jsonl"
+    registry.note("nano-1", VersionStage.PROMOTED, "users like it more", "nano-1")
+    whole = history.read_bytes()
+    registry.note("nano-2", VersionStage.GATED, "all checks passed", "nano-2")
+    torn = history.read_bytes()[:-9]
+    for _ in range(2):
+        history.write_bytes(torn)
+        assert registry.promoted() == "nano-1"
+        registry.note("nano-2", VersionStage.GATED, "all checks passed", "nano-2")
+        registry.note("nano-3", VersionStage.PROMOTED, "users like it more", "nano-3")
+        assert [event.version for event in registry.history()] == ["nano-1", "nano-2", "nano-3"]
+        assert (registry.promoted(), registry.next_version("nano", ())) == ("nano-3", "nano-4")
+        torn = whole + b"\0" * 99 + b"\n"  # blocks that were never written
+
+
 def test_a_promotion_that_was_rolled_back_later_does_not_count(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     for version in ("nano-1", "nano-2"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from durable_files.files import write_json
 from tests.support.errors import refused
 from tests.training.state_folder import StateFolder
 from training.artifacts.manifest import write_manifest
@@ -11,7 +12,7 @@ from training.artifacts.registry import Registry, RegistryError
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
 from training.erasure import apply_erasures
 from training.reporting.lineage import describe_version
-from training.runs import RunRecord, RunResult, Runs, write_json
+from training.runs import RunRecord, RunResult, Runs
 
 SNAPSHOT = "snapshot-0123456789ab"
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from durable_files.files import write_json
 from training.artifacts.lineage import Ancestry
 from training.artifacts.manifest import write_manifest
 from training.reporting.run import write_report
-from training.runs import RECORD, write_json
+from training.runs import RECORD
 
 
 @pytest.mark.parametrize(("judges_are", "warned"), [("answers", True), ("users", False)])

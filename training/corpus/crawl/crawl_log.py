@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import publish
 from training.corpus.crawl.frontier import Frontier
 from training.corpus.crawl.urls import canonical_url, url_key
 
@@ -16,7 +17,7 @@ def write_log(frontier: Frontier, file: Path) -> None:
     with partial.open("w", encoding="utf-8") as out:
         for row in frontier.log_rows():
             out.write(json.dumps(row, ensure_ascii=False) + "\n")
-    partial.replace(file)
+    publish(partial, file)
 
 
 def find_row(file: Path, url: str) -> dict[str, Any] | None:

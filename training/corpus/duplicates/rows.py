@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from durable_files.files import publish
 from training.corpus.document import ID_DIGITS, CorpusError
 from training.corpus.duplicates.exact import DIGEST_BYTES, digest
 from training.corpus.duplicates.minhash import (
@@ -87,9 +87,7 @@ def write_rows(path: Path, rows: Iterable[Row], config: MinHashConfig = FINEWEB)
         remaining = iter(rows)
         while batch := list(itertools.islice(remaining, BATCH_ROWS)):
             _packed(batch, config).tofile(file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    publish(partial, path)
 
 
 def read_rows(paths: Sequence[Path], config: MinHashConfig = FINEWEB) -> Iterator[Rows]:

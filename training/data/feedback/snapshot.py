@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from durable_files.files import publish
 from training.artifacts.manifest import (
     MANIFEST,
     Manifest,
@@ -201,8 +202,7 @@ def write_snapshot(
         code_commit=code_commit,
         report=_report(judgements, rankings, dropped, segments),
     )
-    shutil.rmtree(directory, ignore_errors=True)
-    partial.rename(directory)
+    publish(partial, directory)
     return Snapshot(directory, manifest)
 
 

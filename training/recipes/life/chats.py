@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import publish
 from training.evaluation.comparison import contains_word
 from training.recipes.life.plan import Plan
 from training.recipes.nano_world.corpus import (
@@ -109,5 +110,5 @@ def _write(path: Path, rows: Iterable[Mapping[str, Any]]) -> int:
         for row in rows:
             opened.write(json.dumps(row) + "\n")
             count += 1
-    partial.replace(path)
+    publish(partial, path)
     return count

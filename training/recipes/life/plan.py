@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import write_json
 from training.errors import ConfigError
-from training.runs import write_json
 
 RECORD = "life.json"
 FULL_MINUTES = 30.0

@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from durable_files.files import publish
 from training.artifacts.manifest import Manifest, finished_manifest
 from training.cluster.runner import StageRun, run_stage
 from training.data.chat import Message, load_chat
@@ -111,11 +112,10 @@ def train_base(
         machine=base.machine,
     )
     manifest = run_stage(StageRun("sft", sft.run, fine_tuning), work, progress)
-    shutil.rmtree(output, ignore_errors=True)
     partial = output.with_name(f"{output.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(work / name, partial)
-    partial.rename(output)
+    publish(partial, output)
     return manifest
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from durable_files.files import write_json
 from training.errors import ConfigError
 from training.model.config import parse_config
 from training.model.transformer import Decoder, initialise
@@ -152,9 +153,7 @@ def planned(
         FEWEST_STEPS, round((minutes * 60 - spent) * TRAINING_SHARE * speed / tokens_per_step)
     )
     plan = Plan(shape, minutes, steps, dtype, speed, spent)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(asdict(plan), indent=2) + "\n")
-    partial.replace(path)
+    write_json(path, asdict(plan))
     return plan
 
 

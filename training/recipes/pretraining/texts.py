@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from durable_files.files import publish, write_json
 from training.artifacts.inputs import hash_once
 from training.artifacts.manifest import MANIFEST, hash_file, read_manifest, write_manifest
 from training.data.chat import ChatError, Message, load_chat, open_tokenizer
@@ -29,7 +30,6 @@ from training.data.token_shards import (
     write_shards,
 )
 from training.errors import ConfigError, details_of
-from training.runs import write_json
 from training.stage_record import SHORT_HASH, changed_text, kept_record
 from training.stages.pretrain_config import nothing_held_out
 from training.tokenization.byte_pairs import TOKENIZER, train_tokenizer
@@ -79,7 +79,7 @@ def write_texts(work: Path) -> Path:
         opened.writelines(lines)
     # The hash comes first, as texts without it are rejected.
     write_json(written, {"sha256": hash_file(partial), "licence": LICENCE})
-    partial.replace(path)
+    publish(partial, path)
     return path
 
 

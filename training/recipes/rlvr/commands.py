@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import write_json
 from training.artifacts.inputs import hash_input
 from training.artifacts.manifest import plain
 from training.cluster.group import Group
@@ -41,7 +42,6 @@ from training.reporting.progress import Lines, StageDisplay
 from training.reporting.stage import REPORT, warning_lines
 from training.reporting.tracking import tracking_in
 from training.reporting.warnings import measured_warnings
-from training.runs import write_json
 from training.runtime.context import Lineage
 from training.runtime.machine import use_device
 from training.runtime.ranks import all_different

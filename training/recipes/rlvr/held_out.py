@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from durable_files.files import write_json
 from training.data.chat import Message
 from training.evaluation.answers import ChatModel
 from training.evaluation.config import Sampling
 from training.figures import Z_95, Estimate, change_bounds, clustered_mean, share_bounds
-from training.runs import write_json
 from training.verification.items import Item
 from training.verification.scorer import Scorer, shares
 

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from durable_files.files import write_json
 from services.gateway.http import version_files
 from services.gateway.http.version_files import EvaluationMetrics, read, read_versions
 from training.artifacts.manifest import write_manifest
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
 from training.evaluation.gate import Check, Result
-from training.runs import RunRecord, RunResult, Runs, write_json
+from training.runs import RunRecord, RunResult, Runs
 
 SCORE = TaskScore("nano-1", "piqa", "acc_norm", 0.5, 0.1, 2, "a" * 64, "b" * 64)
 SNAPSHOT = "snapshot-0123456789ab"

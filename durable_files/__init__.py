@@ -1,0 +1,1 @@
+"""Files that survive power loss, shared by services and training."""
