@@ -1,34 +1,40 @@
 """Health of a server: grpc.health.v1 with bounded memory, and /health for probes of Kubernetes.
 
 A client without a key may call Check on a public port. Each call therefore has a deadline for its
-request, there are limits on unfinished calls, and no name of a request is retained. Watch is for
+request and for its answer, the number of unfinished calls is limited, and no name of a request is
+retained. Watch is for
 the channels of other services (`healthCheckConfig`). The servicer of grpcio-health-checking is not
 used: docs/decisions/health.md.
 """
 
 import asyncio
-from collections import Counter
 from collections.abc import Iterable
-from typing import Any
 from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 import grpc
 from grpc_health.v1 import health_pb2
 
+from services.chassis.answers import (
+    Context,
+    Task,
+    abort,
+    end_call,
+    limit_sending,
+    running_handler,
+    write,
+)
 from services.chassis.errors import NotFoundError, ResourceExhaustedError, ServiceError
-from services.chassis.interceptor import abort, write
 from services.chassis.request_reader import RequestReader, lenient
 from services.chassis.settings import ServiceSettings
 
 SERVICE_NAME = "grpc.health.v1.Health"
-# Unfinished calls of Check. An honest call takes about a millisecond; a call whose client sends no
-# request or reads no response counts until its connection ends.
+# Unfinished calls of Check. An honest call takes about a millisecond, so the oldest call above the
+# limit is one whose client sends no request or reads no response.
 MAX_CHECKS, MAX_CONNECTION_CHECKS = 64, 4
 REQUEST_SECONDS = 5.0
 # Longest delay of the event loop that counts as healthy, less than the timeout of the probes.
 LOOP_SECONDS = 3.0
 
-Context = grpc.aio.ServicerContext[Any, Any]
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
@@ -51,8 +57,8 @@ class HealthServicer:
         self._closed = False
         self._reader = RequestReader(REQUEST_SECONDS)
         self._watchers: set[asyncio.Event] = set()
-        # By connection: unfinished calls of Check.
-        self._checks: Counter[str] = Counter()
+        # Unfinished calls of Check with their connections, the oldest first.
+        self._checks: dict[Task, str] = {}
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return the handlers of the service. Without watchers, Watch is UNIMPLEMENTED."""
@@ -83,29 +89,22 @@ class HealthServicer:
         for changed in self._watchers:
             changed.set()
 
-    async def _check(
-        self, _requests: object, context: Context
-    ) -> health_pb2.HealthCheckResponse | None:
-        connection = context.peer()
+    async def _check(self, _requests: object, context: Context) -> health_pb2.HealthCheckResponse:
+        connection, handler = context.peer(), running_handler()
         try:
-            unfinished = self._checks[connection]
-            # The first check of a connection is always made.
-            if unfinished and self._checks.total() >= MAX_CHECKS:
-                raise _exhausted("health checks", MAX_CHECKS)
-            if unfinished >= MAX_CONNECTION_CHECKS:
+            if list(self._checks.values()).count(connection) >= MAX_CONNECTION_CHECKS:
                 raise _exhausted("health checks of this connection", MAX_CONNECTION_CHECKS)
-            self._checks[connection] += 1
-            # Called when the response is written, not when this function returns.
-            context.add_done_callback(lambda _: self._forget(connection))  # type: ignore[arg-type]
+            if len(self._checks) >= MAX_CHECKS:
+                oldest = next(iter(self._checks))
+                del self._checks[oldest]
+                end_call(oldest)
+            self._checks[handler] = connection
+            handler.add_done_callback(lambda ended: self._checks.pop(ended, None))
             await self._receive_name(context)
         except ServiceError as error:
             await abort(context, error)
-            return None
+        limit_sending("Check", self._write_seconds)
         return health_pb2.HealthCheckResponse(status=self._status)
-
-    def _forget(self, connection: str) -> None:
-        self._checks[connection] -= 1
-        self._checks += Counter()  # removes zeros
 
     async def _watch(self, _requests: object, context: Context) -> None:
         changed = asyncio.Event()
@@ -121,9 +120,8 @@ class HealthServicer:
                     changed.clear()
                     continue
                 sent = self._status
-                await write(
-                    context, health_pb2.HealthCheckResponse(status=sent), self._write_seconds
-                )
+                status = health_pb2.HealthCheckResponse(status=sent)
+                await write("Watch", context, status, self._write_seconds)
         except ServiceError as error:
             await abort(context, error)
         finally:

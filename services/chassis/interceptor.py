@@ -12,7 +12,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
-from contextlib import aclosing, asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
@@ -22,17 +22,19 @@ from opentelemetry.propagate import extract
 from opentelemetry.trace import set_span_in_context
 
 from services.chassis.admission import Admission, Priority
-from services.chassis.errors import (
-    DETAILS_KEY,
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    ServiceError,
-    status_details,
+from services.chassis.answers import (
+    TRACE_KEY,
+    CallerCalls,
+    Context,
+    abort,
+    limit_sending,
+    write,
 )
+from services.chassis.errors import InvalidArgumentError, ServiceError
 from services.chassis.identity import CallContext, bind_call, caller_from, current_call
 from services.chassis.mutual_tls import AllowedCallers, require_peer
 from services.chassis.request_reader import RequestReader, lenient
-from services.chassis.retries import PUSHBACK_KEY, pushback
+from services.chassis.retries import pushback
 from services.chassis.service_identity import TokenVerifier
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import (
@@ -51,13 +53,6 @@ log = logging.getLogger(__name__)
 # has limits of its own; reflection is off by default.
 EXEMPT_PREFIXES = ("/grpc.health.", "/grpc.reflection.")
 INTERNAL_TEXT = "internal error"
-# The gateway's HTTP server uses the same name.
-TRACE_KEY = "x-trace-id"
-# Longest wait for sending the status. If the reader does not read, the status cannot be written
-# either; gRPC sends the status when the reader continues or the deadline passes.
-STATUS_SECONDS = 1.0
-
-Context = grpc.aio.ServicerContext[Any, Any]
 # Checks the caller of `/package.Service/Method` and binds the caller's identity.
 Authorize = Callable[[str, Context], Awaitable[None]]
 
@@ -95,6 +90,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         )
         self._admission, self._batch, self._unlimited = admission, batch, unlimited
         self._callers, self._secure, self._tokens = callers, secure, tokens
+        self._caller_calls = CallerCalls(settings.max_caller_rpcs)
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
 
     async def intercept_service(
@@ -124,21 +120,28 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         return self._handlers.setdefault(method, wrapped)
 
     def _unary(self, method: str, behaviour: Any) -> Any:
+        name = name_of(method)
+
         async def call(_requests: object, context: Context) -> Any:
             async with self._call(method, context) as (request, _):
-                return await behaviour(request, context)
+                response = await behaviour(request, context)
+            limit_sending(name, self._write_seconds)
+            return response
 
         return call
 
     def _stream(self, method: str, behaviour: Any) -> Any:
+        name = name_of(method)
+
         async def call(_requests: object, context: Context) -> None:
             async with (
                 self._call(method, context) as (request, answered),
                 aclosing(behaviour(request, context)) as responses,
             ):
                 async for response in responses:
-                    await write(context, response, self._write_seconds)
+                    # Before the write: the reader's pace is no load of this server.
                     answered()
+                    await write(name, context, response, self._write_seconds)
 
         return call
 
@@ -153,8 +156,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         started, code = time.perf_counter(), grpc.StatusCode.OK
         metadata = context.invocation_metadata() or ()
         caller, request_id = caller_from(metadata)
-        name = method.rsplit("/", 1)[-1]
-        request = None
+        name, request = name_of(method), None
         labelled(RPCS_RUNNING, name).inc()
         span = tracer().start_span(method, context=extract(dict(metadata)))
         try:
@@ -169,6 +171,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             require_peer(self._callers, method, context, secure=self._secure, signer=signer)
             if authorize := self._authorize.get(method.split("/")[1]):
                 await authorize(method, context)
+            self._caller_calls.count(current_call().caller)
             request = await self._reader.read(context, current_call().caller)
             async with self._admitted(method) as answered:
                 yield request, answered
@@ -228,32 +231,6 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
             log.log(level, "call ended", extra=values)
 
 
-async def write(context: Context, response: Any, seconds: float) -> None:
-    """Write one message of a stream within `seconds`.
-
-    Raises:
-        ResourceExhaustedError: the reader does not read.
-    """
-    try:
-        async with asyncio.timeout(seconds):
-            await context.write(response)
-    except TimeoutError as error:
-        raise ResourceExhaustedError(
-            "the reader is too slow", reason="READER_TOO_SLOW", limit=f"{seconds:g} s a message"
-        ) from error
-
-
-async def abort(context: Context, error: ServiceError, retry_after: str | None = None) -> None:
-    """End a call with an error. `retry_after` is the pushback, see `retries`.
-
-    Raises:
-        grpc.aio.AbortError: always, unless the status cannot be sent in time.
-    """
-    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status_details(error))]
-    if found := trace_id():
-        trailers.append((TRACE_KEY, found))
-    if retry_after:
-        trailers.append((PUSHBACK_KEY, retry_after))
-    with suppress(TimeoutError):
-        async with asyncio.timeout(STATUS_SECONDS):
-            await context.abort(error.code, error.text, tuple(trailers))
+def name_of(method: str) -> str:
+    """Return the name of a method without its service, for logs and metrics."""
+    return method.rsplit("/", 1)[-1]

@@ -23,6 +23,7 @@ from prometheus_client import make_wsgi_app, start_http_server
 
 from services.chassis import health
 from services.chassis.admission import Admission
+from services.chassis.answers import prepare_event_loop
 from services.chassis.channel import KEEPALIVE_OPTIONS
 from services.chassis.identity_keys import IdentityKeyError
 from services.chassis.interceptor import Authorize, CallInterceptor
@@ -111,6 +112,7 @@ async def serving(
         callers: the services that may call each method; None for a public server, which requires
             keys instead of certificates.
     """
+    prepare_event_loop()
     tls = settings.tls_files() if callers is not None else None
     admission = Admission(
         "server", settings.sure_concurrent_rpcs, settings.max_concurrent_rpcs, RETRY_SECONDS

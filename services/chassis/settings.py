@@ -68,6 +68,9 @@ class ServiceSettings(BaseSettings):
     max_connection_rpcs: int = Field(
         0, ge=0, description="maximum of concurrent calls on one connection; 0: no limit"
     )
+    max_caller_rpcs: int = Field(
+        0, ge=0, description="maximum of concurrent calls of one user or shared key; 0: no limit"
+    )
     max_rpc_seconds: float = Field(
         900.0, gt=0, description="longest deadline that a caller may set"
     )
@@ -78,7 +81,8 @@ class ServiceSettings(BaseSettings):
     max_write_seconds: float = Field(
         30.0,
         gt=0,
-        description="longest wait of one stream message for its reader; then the stream ends",
+        description="longest wait of an answer or a stream message for its reader; then the call "
+        "ends",
     )
     max_health_watchers: int = Field(
         256, ge=0, description="maximum of concurrent calls of Health/Watch; 0: not offered"

@@ -28,6 +28,9 @@ RPC_SECONDS = Histogram(
     "thumbwheel_rpc_seconds", "Duration of calls.", ["method"], buckets=LATENCY_BUCKETS_SECONDS
 )
 RPCS_RUNNING = Gauge("thumbwheel_rpcs_running", "Calls that run now.", ["method"])
+RPCS_UNREAD = Gauge(
+    "thumbwheel_rpcs_unread", "Calls whose client has not read an answer that is sent.", ["method"]
+)
 ADMISSION_LIMIT = Gauge(
     "thumbwheel_admission_limit",
     "Calls that may wait for their first answer now, by entry point.",

@@ -60,6 +60,12 @@ class GatewaySettings(PostgresParts, ServiceSettings):
     max_connection_rpcs: int = Field(
         256, ge=0, description="concurrent calls on one gRPC connection; 0: unlimited"
     )
+    max_caller_rpcs: int = Field(
+        500,
+        ge=0,
+        description="concurrent gRPC calls of one user or shared key, streams and unread answers "
+        "included; 0: unlimited",
+    )
     max_request_bytes: int = Field(
         640 * 1024,
         ge=1024,

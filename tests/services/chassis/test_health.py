@@ -4,6 +4,7 @@ Findings S-01, S-02, S-03, S-03b and S-16. Clients that break the rules are raw 
 """
 
 import asyncio
+import logging
 import urllib.request
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from prometheus_client import make_wsgi_app, start_http_server
+from prometheus_client import REGISTRY, make_wsgi_app, start_http_server
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from infra.run.embedded.layout import free_port
@@ -28,6 +29,7 @@ CHECK, WATCH = b"/grpc.health.v1.Health/Check", b"/grpc.health.v1.Health/Watch"
 ENHANCE = f"/{NAME}/Enhance".encode()
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+FOREVER = (b"grpc-timeout", b"600S")
 # A guard against hanging tests, not an assertion.
 PATIENCE_SECONDS = 20.0
 
@@ -206,19 +208,62 @@ async def test_unfinished_checks_are_limited_by_connection_and_leave_room_for_ot
         await enhance(channel)
 
 
-async def test_first_check_of_a_connection_has_room_when_all_checks_are_occupied(
+async def test_new_health_check_ends_the_oldest_unfinished_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Finding S-02: a stranger's unfinished checks refuse no check of another connection."""
+    """Findings S-02, N-03: the first check of each connection held its slot without a limit."""
     monkeypatch.setattr(health, "MAX_CHECKS", 4)
-    async with service() as port, raw_connection(port, response_window=0) as stalled:
-        for _ in range(4):
-            await stalled.start_call(CHECK, data=grpc_message(b""))
-        await stalled.until_ended(await stalled.start_call(CHECK, data=grpc_message(b"")))
-        async with client(port) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
-            for _ in range(3):
-                assert (await stub.Check(named(), timeout=5)).status == SERVING
+    async with service() as port, AsyncExitStack() as clients:
+        stalled = [
+            await clients.enter_async_context(raw_connection(port, response_window=0))
+            for _ in range(8)
+        ]
+        channel = await clients.enter_async_context(client(port))
+        stub = health_pb2_grpc.HealthStub(channel)
+        # Something in grpc.aio refers to the first call of a server, so that `end_call` has no
+        # effect on it.
+        assert (await stub.Check(named(), timeout=5)).status == SERVING
+        for connection in stalled:
+            await connection.start_call(CHECK, [FOREVER], grpc_message(b""))
+        while sum(len(connection.ended) for connection in stalled) < 4:
+            await asyncio.sleep(0.01)
+        for _ in range(3):
+            assert (await stub.Check(named(), timeout=5)).status == SERVING
+
+
+def unread(path: bytes) -> float:
+    labels = {"method": path.rsplit(b"/", 1)[-1].decode()}
+    return REGISTRY.get_sample_value("thumbwheel_rpcs_unread", labels) or 0.0
+
+
+@pytest.mark.parametrize("path", [CHECK, WATCH, ENHANCE], ids=["check", "watch", "call"])
+async def test_unread_answers_end_in_time_and_free_their_slots(
+    path: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Findings N-01, N-03: answers without a reader held all slots until the client's deadline."""
+    monkeypatch.setattr(health, "MAX_CHECKS", 4)
+    limits = {"max_concurrent_rpcs": 10, "max_health_watchers": 4, "max_write_seconds": 0.3}
+    async with service(**limits) as port, AsyncExitStack() as clients:
+        channel = await clients.enter_async_context(client(port))
+        await enhance(channel)
+        async with raw_connection(port, response_window=0) as stalled:
+            # Until a call ends: refused, or at its time limit.
+            while not stalled.ended:
+                await stalled.start_call(path, [FOREVER], grpc_message(b""))
+                await asyncio.sleep(0.002)
+            assert unread(path) > 0
+            while unread(path):
+                await asyncio.sleep(0.01)
+            await enhance(channel)
+            assert not stalled.received
+            # The connection is lost while an answer is unread.
+            await stalled.start_call(path, [FOREVER], grpc_message(b""))
+            while not unread(path):
+                await asyncio.sleep(0.01)
+        while unread(path):
+            await asyncio.sleep(0.01)
+        await enhance(channel)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 @pytest.mark.parametrize("path", [CHECK, ENHANCE], ids=["check", "call"])

@@ -17,6 +17,7 @@ from services.chassis.errors import (
     DETAILS_KEY,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
     UnavailableError,
     from_rpc,
 )
@@ -51,19 +52,22 @@ class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
 
 
 @asynccontextmanager
-async def echo_service() -> AsyncIterator[tuple[Echo, int]]:
+async def echo_service(**changes: Any) -> AsyncIterator[tuple[Echo, int]]:
     echo = Echo()
     add = enhancer_pb2_grpc.add_EnhancerServiceServicer_to_server
+    values = {"port": 0, "drain_seconds": 5, "lame_duck_seconds": 0, **changes}
     async with serving(
-        ServiceSettings(port=0, drain_seconds=5, lame_duck_seconds=0),
-        [Registration(NAME, add, echo)],
+        ServiceSettings.model_validate(values), [Registration(NAME, add, echo)]
     ) as port:
         yield echo, port
 
 
 @asynccontextmanager
-async def echo_client() -> AsyncIterator[tuple[Echo, Any, grpc.aio.Channel]]:
-    async with echo_service() as (echo, port), open_channel(f"127.0.0.1:{port}") as channel:
+async def echo_client(**changes: Any) -> AsyncIterator[tuple[Echo, Any, grpc.aio.Channel]]:
+    async with (
+        echo_service(**changes) as (echo, port),
+        open_channel(f"127.0.0.1:{port}") as channel,
+    ):
         yield echo, enhancer_pb2_grpc.EnhancerServiceStub(channel), channel
 
 
@@ -145,6 +149,26 @@ async def test_call_without_a_user_is_unauthenticated() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.Enhance(ask("hello"), timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_open_calls_of_one_caller_are_limited() -> None:
+    """Finding N-01: one key could occupy all calls of a server."""
+    ada = (("x-tw-tenant", "acme"), ("x-tw-user", "ada"))
+    bob = (*ada[:1], ("x-tw-user", "bob"))
+    async with echo_client(max_caller_rpcs=2) as (echo, stub, _channel):
+        running = [stub.Enhance(ask("wait"), timeout=10, metadata=ada) for _ in range(2)]
+        with refused(ResourceExhaustedError, reason="TOO_MANY_CALLS"):
+            # Until both calls have arrived.
+            while True:
+                call = stub.Enhance(ask("hello"), timeout=5, metadata=ada)
+                try:
+                    await call
+                except grpc.aio.AioRpcError as error:
+                    raise from_rpc(error, "enhancer") from error
+        assert (await stub.Enhance(ask("hello"), timeout=5, metadata=bob)).text == "acme/bob"
+        echo.release.set()
+        await asyncio.gather(*running)
+        assert (await stub.Enhance(ask("hello"), timeout=5, metadata=ada)).text == "acme/ada"
 
 
 async def test_unreachable_peer_is_unavailable_and_named() -> None:

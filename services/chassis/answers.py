@@ -1,0 +1,173 @@
+"""Sending of answers: time limits, and the end of calls whose client does not read.
+
+A client decides with its flow-control window when an answer leaves the server, and with its timeout
+how long the call exists. Until then grpc.aio keeps the answer and the call's place among
+`maximum_concurrent_rpcs`, even after the handler has returned or was cancelled. It has no function
+that ends a call, hence `end_call`.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Coroutine
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import grpc
+
+from services.chassis.errors import (
+    DETAILS_KEY,
+    ResourceExhaustedError,
+    ServiceError,
+    status_details,
+)
+from services.chassis.identity import Caller
+from services.chassis.retries import PUSHBACK_KEY
+from services.chassis.telemetry import RPCS_UNREAD, labelled, trace_id
+
+# The gateway's HTTP server uses the same name.
+TRACE_KEY = "x-trace-id"
+# Longest wait for sending the status, which a client that reads nothing does not receive either.
+STATUS_SECONDS = 1.0
+# grpc.aio logs an error for each call whose connection was lost while its answer was unread.
+CORE_LOG = "grpc._cython.cygrpc"
+LOST_CONNECTION = 'Failed "execute_batch"'
+
+Context = grpc.aio.ServicerContext[Any, Any]
+Task = asyncio.Task[Any]
+_creators: WeakKeyDictionary[Task, ref[Task]] = WeakKeyDictionary()
+
+
+def prepare_event_loop() -> None:
+    """Make `end_call` possible for the calls of servers in the running event loop."""
+
+    def create_task(
+        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **named: Any
+    ) -> Task:
+        task = asyncio.Task(coroutine, loop=loop, **named)
+        if creator := asyncio.current_task(loop):
+            _creators[task] = ref(creator)
+        return task
+
+    asyncio.get_running_loop().set_task_factory(create_task)
+    logging.getLogger(CORE_LOG).addFilter(_is_no_lost_connection)
+
+
+def _is_no_lost_connection(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, grpc.aio.InternalError) and LOST_CONNECTION in str(error))
+
+
+def end_call(handler: Task) -> None:
+    """End the call of a handler's task: its stream is reset, and its memory and place are free.
+
+    grpc.aio runs a handler in a task. The task that created it waits for the end of the call. After
+    both have ended nothing refers to the call, and the core cancels such a call.
+    """
+    creator = _creators.get(handler)
+    if waiting := creator and creator():
+        waiting.cancel()
+    if handler is not asyncio.current_task():
+        handler.cancel()
+
+
+def limit_sending(method: str, seconds: float) -> None:
+    """End the running call if its answer is unread after `seconds`.
+
+    For handlers of unary methods, just before they return: grpc.aio sends the answer afterwards, in
+    one step with the status, which costs less than `write`.
+    """
+    handler, unread = running_handler(), labelled(RPCS_UNREAD, method)
+    timer = asyncio.get_running_loop().call_later(seconds, end_call, handler)
+
+    def finish(_: Task) -> None:
+        timer.cancel()
+        unread.dec()
+
+    unread.inc()
+    handler.add_done_callback(finish)
+
+
+async def write(method: str, context: Context, response: Any, seconds: float) -> None:
+    """Write one message of a stream within `seconds`.
+
+    Raises:
+        ResourceExhaustedError: the reader does not read.
+        asyncio.CancelledError: the connection was lost.
+    """
+    unread = labelled(RPCS_UNREAD, method)
+    unread.inc()
+    try:
+        async with asyncio.timeout(seconds):
+            await context.write(response)
+    except TimeoutError as error:
+        raise ResourceExhaustedError(
+            "the reader is too slow", reason="READER_TOO_SLOW", limit=f"{seconds:g} s a message"
+        ) from error
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
+    finally:
+        unread.dec()
+
+
+async def abort(context: Context, error: ServiceError, retry_after: str | None = None) -> None:
+    """End a call with an error. `retry_after` is the pushback, see `retries`.
+
+    Raises:
+        grpc.aio.AbortError: the status is sent.
+        asyncio.CancelledError: the status cannot be sent, the call is ended without.
+    """
+    trailers: list[tuple[str, str | bytes]] = [(DETAILS_KEY, status_details(error))]
+    if found := trace_id():
+        trailers.append((TRACE_KEY, found))
+    if retry_after:
+        trailers.append((PUSHBACK_KEY, retry_after))
+    # An InternalError: an unread message is in front of the status, or the connection was lost.
+    with contextlib.suppress(TimeoutError, grpc.aio.InternalError):
+        async with asyncio.timeout(STATUS_SECONDS):
+            await context.abort(error.code, error.text, tuple(trailers))
+    end_call(running_handler())
+    raise asyncio.CancelledError
+
+
+class CallerCalls:
+    """Open calls of each caller: those that run, and those whose answer is unread.
+
+    Args:
+        maximum: open calls of one user or shared key; 0: unlimited.
+    """
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._open: Counter[Caller] = Counter()
+
+    def count(self, caller: Caller) -> None:
+        """Count the running call until it is finished.
+
+        Raises:
+            ResourceExhaustedError: the caller has too many open calls.
+        """
+        holder = caller.holder
+        if not self._maximum or not holder.user:
+            return
+        if self._open[holder] >= self._maximum:
+            raise ResourceExhaustedError(
+                "too many calls of this key are open",
+                reason="TOO_MANY_CALLS",
+                limit=f"{self._maximum} calls of a key at once",
+            )
+        self._open[holder] += 1
+        running_handler().add_done_callback(lambda _: self._finish(holder))
+
+    def _finish(self, holder: Caller) -> None:
+        self._open[holder] -= 1
+        if not self._open[holder]:
+            del self._open[holder]
+
+
+def running_handler() -> Task:
+    """Return the task of the running call."""
+    task = asyncio.current_task()
+    assert task is not None, "outside of a call"
+    return task
