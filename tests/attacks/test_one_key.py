@@ -6,6 +6,7 @@ import uuid
 import zlib
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from io import BytesIO
 from typing import Any
 
@@ -18,6 +19,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from services.chassis.identity import Caller
 from services.chassis.service_identity import IDENTITY_KEY
 from services.contracts.limits import MAX_REQUEST_CHARACTERS
+from services.gateway.settings import GatewaySettings
 from tests.attacks.attacked import (
     ANSWER_SECONDS,
     SHORT,
@@ -32,6 +34,8 @@ from tests.support.http2 import grpc_message, raw_connection
 MIB = 1024 * 1024
 ENHANCE = "/thumbwheel.enhancer.v1.EnhancerService/Enhance"
 SEND = b"/thumbwheel.chat.v1.ChatService/SendMessage"
+LIST = b"/thumbwheel.chat.v1.ChatService/ListConversations"
+NO_FIELDS = grpc_message(b"")
 HISTORY = b'{"input":{"text":"a","history":['
 BOMBS: Mapping[str, bytes] = {
     "deep list": b"[" * 200_000,
@@ -88,6 +92,42 @@ async def test_million_history_items_over_grpc_are_refused(attacked: Attacked) -
                 await call.read()
             codes.append(caught.value.code())
     assert codes == [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT]
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(3, id="3"), pytest.param(9, id="9", marks=pytest.mark.long)]
+)
+async def test_unread_answers_of_one_key_leave_calls_for_others(
+    attacked: Attacked, count: int
+) -> None:
+    """Finding N-01: 2,160 calls whose answers were not read occupied all calls of the gateway."""
+    key = (b"authorization", f"Bearer {attacked.attacker.key}".encode())
+    lines = len(attacked.stack.lines)
+    async with AsyncExitStack() as held, grpc.aio.insecure_channel(attacked.stack.grpc) as channel:
+        chat = chat_pb2_grpc.ChatServiceStub(channel)
+
+        async def list_as_bystander() -> None:
+            request = chat_pb2.ListConversationsRequest()
+            metadata = metadata_of(attacked.bystander)
+            await chat.ListConversations(request, timeout=30, metadata=metadata)
+
+        await list_as_bystander()
+        connections = [
+            await held.enter_async_context(raw_connection(attacked.grpc_port, response_window=0))
+            for _ in range(count)
+        ]
+        for connection in connections:
+            for _ in range(240):
+                await connection.start_call(LIST, [(b"grpc-timeout", b"600S"), key], NO_FIELDS)
+            await list_as_bystander()
+        for _ in range(20):
+            await list_as_bystander()
+            await asyncio.sleep(0.05)
+        refused = sum(len(connection.ended) for connection in connections)
+        assert refused >= 240 * count - GatewaySettings.model_fields["max_caller_rpcs"].default
+        assert not any(connection.received for connection in connections)
+    await asyncio.to_thread(attacked.check)
+    assert not [line for line in list(attacked.stack.lines)[lines:] if " error " in line]
 
 
 def gzipped_zeros(mib: int) -> bytes:

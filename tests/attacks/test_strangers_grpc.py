@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from services.chassis.health import MAX_CHECKS
 from tests.attacks.attacked import Attacked, metadata_of
@@ -65,6 +66,32 @@ async def test_unfinished_health_checks_leave_room_for_others(attacked: Attacked
             while sum(len(connection.ended) for connection in connections) < refused:
                 await asyncio.sleep(0.02)
         await asyncio.to_thread(attacked.check)
+
+
+@pytest.mark.parametrize(
+    "count", [pytest.param(200, id="200"), pytest.param(2_080, id="2080", marks=pytest.mark.long)]
+)
+async def test_unread_health_checks_leave_calls_for_others(attacked: Attacked, count: int) -> None:
+    """Finding N-03: one unread check on each of 2,080 connections occupied all calls."""
+    lines = len(attacked.stack.lines)
+    async with grpc.aio.insecure_channel(attacked.stack.grpc) as channel, AsyncExitStack() as held:
+        health = health_pb2_grpc.HealthStub(channel)
+        connections = []
+        for number in range(count):
+            connection = await held.enter_async_context(
+                raw_connection(attacked.grpc_port, response_window=0)
+            )
+            await connection.start_call(CHECK, [TIMEOUT], grpc_message(b""))
+            connections.append(connection)
+            if number % 100 == 0:
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+        async with asyncio.timeout(60):
+            while sum(len(each.ended) for each in connections) < len(connections) - MAX_CHECKS - 1:
+                await health.Check(health_pb2.HealthCheckRequest(), timeout=30)
+                await asyncio.sleep(0.1)
+        await asyncio.to_thread(attacked.check)
+    await asyncio.to_thread(attacked.check)
+    assert not [line for line in list(attacked.stack.lines)[lines:] if " error " in line]
 
 
 async def test_half_sent_messages_of_strangers_end_at_once(attacked: Attacked) -> None:
