@@ -64,6 +64,7 @@ from tests.support.http2 import (
 )
 
 CHECK = b"/grpc.health.v1.Health/Check"
+LIST = b"/thumbwheel.chat.v1.ChatService/ListConversations"
 SEND = b"/thumbwheel.chat.v1.ChatService/SendMessage"
 TIMEOUT = (b"grpc-timeout", b"60S")
 MAX_WINDOW = 2**31 - 1
@@ -87,6 +88,17 @@ class Target:
 async def unfinished_health_checks(target: Target) -> None:
     """Open eight connections with 256 unfinished health checks each, without a key."""
     await hold_calls(target, 8, 256, CHECK, grpc_message(b"")[:-1], [TIMEOUT])
+
+
+async def unread_health_checks(target: Target) -> None:
+    """Open 2,080 connections with one health check each whose answer is not read, without a key."""
+    await hold_calls(target, 2_080, 1, CHECK, grpc_message(b""), [TIMEOUT])
+
+
+async def unread_answers(target: Target) -> None:
+    """Open nine connections with 240 calls whose answers are not read, with a key."""
+    metadata = [TIMEOUT, (b"authorization", target.bearer)]
+    await hold_calls(target, 9, 240, LIST, grpc_message(b""), metadata)
 
 
 async def half_sent_messages(target: Target) -> None:
@@ -185,6 +197,8 @@ ATTACKS: Mapping[str, Callable[[Target], Coroutine[Any, Any, None]]] = {
     each.__name__: each
     for each in (
         unfinished_health_checks,
+        unread_health_checks,
+        unread_answers,
         half_sent_messages,
         slow_heads,
         unknown_keys,

@@ -9,6 +9,7 @@ that ends a call, hence `end_call`.
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Coroutine
 from typing import Any
@@ -24,12 +25,16 @@ from services.chassis.errors import (
 )
 from services.chassis.identity import Caller
 from services.chassis.retries import PUSHBACK_KEY
-from services.chassis.telemetry import RPCS_UNREAD, labelled, trace_id
+from services.chassis.telemetry import RPCS_UNREAD, fields, labelled, trace_id
+
+log = logging.getLogger(__name__)
 
 # The gateway's HTTP server uses the same name.
 TRACE_KEY = "x-trace-id"
 # Longest wait for sending the status, which a client that reads nothing does not receive either.
 STATUS_SECONDS = 1.0
+# Shortest time between two log lines about callers at their limit.
+LINE_SECONDS = 60.0
 # grpc.aio logs an error for each call whose connection was lost while its answer was unread.
 CORE_LOG = "grpc._cython.cygrpc"
 LOST_CONNECTION = 'Failed "execute_batch"'
@@ -141,6 +146,7 @@ class CallerCalls:
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
         self._open: Counter[Caller] = Counter()
+        self._next_line = 0.0
 
     def count(self, caller: Caller) -> None:
         """Count the running call until it is finished.
@@ -152,6 +158,10 @@ class CallerCalls:
         if not self._maximum or not holder.user:
             return
         if self._open[holder] >= self._maximum:
+            if (now := time.monotonic()) >= self._next_line:
+                self._next_line = now + LINE_SECONDS
+                names = fields(tenant=holder.tenant, user=holder.user, calls=self._maximum)
+                log.warning("open calls of a caller at their limit", extra=names)
             raise ResourceExhaustedError(
                 "too many calls of this key are open",
                 reason="TOO_MANY_CALLS",

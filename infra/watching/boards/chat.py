@@ -213,6 +213,19 @@ SERVICES = Row(
             [Query(rate("thumbwheel_admission_refused_total", "job, door"), "{{job}} {{door}}")],
         ),
         Panel(
+            "Unread answers",
+            "Calls whose client does not read, by process. They end after max_write_seconds; one key "
+            "has at most max_caller_rpcs.",
+            Unit.COUNT,
+            [
+                Query(
+                    "sum by (job, instance, method) (thumbwheel_rpcs_unread) > 0",
+                    "{{job}} {{instance}} {{method}}",
+                )
+            ],
+            alert="AnswersUnread.calls",
+        ),
+        Panel(
             "Answers not stored, messages not enhanced",
             "Answers not stored page: users saw answers that their conversations lack.",
             Unit.PER_SECOND,

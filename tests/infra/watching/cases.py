@@ -27,6 +27,7 @@ RPCS = 'thumbwheel_rpcs_total{{job="{0}",method="{1}",code="{2}"}}'.format
 HTTP = 'thumbwheel_http_requests_total{{route="/api/messages",status="{0}"}}'.format
 TTFT = "thumbwheel_ttft_seconds"
 LAG = 'thumbwheel_event_loop_lag_seconds_bucket{{job="session",instance="s1",le="{0}"}}'.format
+UNREAD = 'thumbwheel_rpcs_unread{{job="gateway",instance="g1",method="{0}"}}'.format
 TOKENS = 'thumbwheel_service_token_errors_total{{job="{0}",instance="{1}",reason="{2}"}}'.format
 SHARE, READY = (
     f'thumbwheel_version_{what}{{instance="g1",version="small-2"}}' for what in ("share", "ready")
@@ -147,6 +148,14 @@ CHAT = (
         },
         15,
     ),
+    Case(
+        "AnswersUnread",
+        {UNREAD("ListConversations"): "0x5 480x15", UNREAD("Check"): "20x20"},
+        15,
+        "500 calls of g1 (gateway) wait for clients that do not read",
+        {"job": "gateway", "instance": "g1"},
+    ),
+    Case("AnswersUnread", {UNREAD("SendMessage"): "40x20", UNREAD("Check"): "0x9 64x1 0x10"}, 15),
     Case(
         "CallsBreak",
         {RPCS("session", "BeginTurn", "INTERNAL"): "0+1x20"},
