@@ -139,7 +139,9 @@ class RemoteReaders:
                             reader.fail(error)
                         continue
                     for reader in readers:
-                        reader.take(entries, found[0][0])
+                        # A reader that joined during the query may need entries before its first.
+                        if reader.last >= after[stream]:
+                            reader.take(entries, found[0][0])
                 if time.monotonic() >= look_at:
                     look_at = time.monotonic() + self._lease_seconds / 2
                     await self._check_gateways()
