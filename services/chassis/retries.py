@@ -1,4 +1,4 @@
-"""Retries of gRPC calls: the policy of a channel, and the pushback of a server.
+"""Retries: the delay of loops, the policy of a gRPC channel, and the pushback of a server.
 
 A proto marks idempotent methods, the client's channel retries calls of these methods, and the
 server forbids a retry that would do harm. A retry policy sees status codes only. Presence of an
@@ -8,6 +8,8 @@ pushback.
 """
 
 import json
+import math
+import random
 from collections.abc import Iterable
 from typing import Any
 
@@ -34,6 +36,25 @@ THROTTLE = {"maxTokens": 10, "tokenRatio": 0.1}
 # Least remaining time for a retry, as a multiple of its delay: the attempt gets as much time as the
 # delay before it.
 MIN_REMAINING_DELAYS = 2
+
+
+def retry_delay(
+    failures: int, first_seconds: float, longest_seconds: float, left_seconds: float = math.inf
+) -> float:
+    """Return the delay before the next attempt: exponential with full jitter.
+
+    Drawn between 0 and a bound that doubles with each failure, so that callers that failed together
+    do not return together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog,
+    2015).
+
+    Args:
+        failures: failed attempts in a row, at least 1.
+        first_seconds: bound after the first failure.
+        longest_seconds: highest bound.
+        left_seconds: rest of the time for all attempts; the next attempt gets at least half of it.
+    """
+    bound = math.ldexp(first_seconds, min(failures - 1, 64))
+    return random.uniform(0, min(bound, longest_seconds, left_seconds / MIN_REMAINING_DELAYS))
 
 
 def service_config(protos: Iterable[FileDescriptor]) -> str:

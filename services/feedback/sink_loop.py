@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Protocol
 
+from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
 from services.feedback import metrics
 from services.feedback.lake.ledger import Segment
@@ -80,7 +81,7 @@ class SinkLoop:
         Raises:
             LogError: The log needs an operator.
         """
-        retry_seconds = FIRST_RETRY_SECONDS
+        failures = 0
         while not self._stopped.is_set():
             wait_seconds = POLL_SECONDS
             waiting, now = self._waiting(), time.monotonic()
@@ -96,10 +97,10 @@ class SinkLoop:
                 waiting > 0 and behind_seconds >= self._flush_seconds
             ):
                 if await self._attempt(self._sink.flush):
-                    retry_seconds = FIRST_RETRY_SECONDS
+                    failures = 0
                     continue
-                wait_seconds = retry_seconds
-                retry_seconds = min(2 * retry_seconds, LAST_RETRY_SECONDS)
+                failures += 1
+                wait_seconds = retry_delay(failures, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS)
             elif not waiting and now - self._checked >= self._check_seconds:
                 # A flush notices a restored database, but an idle partition has none.
                 self._checked = now

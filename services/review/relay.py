@@ -23,6 +23,7 @@ from services.chassis.errors import (
     ServiceError,
 )
 from services.chassis.identity import Caller
+from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
 from services.review.store.outbox import OutboxRow, Waiting
 
@@ -111,7 +112,7 @@ class Relay:
 
     async def run(self) -> None:
         """Relay until `stop`; back off while the feedback service or database is unavailable."""
-        backoff = FIRST_BACKOFF_SECONDS
+        failures = 0
         while True:
             # Cleared before the read: an event that is added during the read wakes the relay again.
             self._new_events.clear()
@@ -119,14 +120,16 @@ class Relay:
                 while await self.relay_due():
                     pass
             except ServiceError as error:
+                failures += 1
                 log.warning(
                     "votes wait in the outbox",
-                    extra=fields(error=type(error).__name__, seconds=backoff),
+                    extra=fields(error=type(error).__name__, failures=failures),
                 )
-                await _pause(backoff, self._stopping)
-                backoff = min(2 * backoff, self._intervals.max_backoff_seconds)
+                longest = self._intervals.max_backoff_seconds
+                delay = retry_delay(failures, FIRST_BACKOFF_SECONDS, longest)
+                await _pause(delay, self._stopping)
             else:
-                backoff = FIRST_BACKOFF_SECONDS
+                failures = 0
                 await _pause(self._intervals.poll_seconds, self._new_events)
             if self._stopping.is_set():
                 return

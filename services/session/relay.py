@@ -24,6 +24,7 @@ from thumbwheel.session.v1 import session_pb2
 from services.chassis.channel import call_unary
 from services.chassis.errors import AlreadyExistsError, InvalidArgumentError, ServiceError
 from services.chassis.identity import Caller
+from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
 from services.contracts.chat import FinishReason
 from services.contracts.identifiers import ERASED, FINISHED, principal_of, turn_event_id
@@ -189,7 +190,7 @@ class Relay:
 
     async def run(self) -> None:
         """Relay until cancelled; back off while the feedback service or database is unavailable."""
-        backoff = FIRST_BACKOFF_SECONDS
+        failures = 0
         while True:
             # Cleared before the read: a record that is added during the read wakes the relay again.
             self._new_records.clear()
@@ -197,14 +198,15 @@ class Relay:
                 while await self.relay_batch():
                     pass
             except (ServiceError, DatabaseError) as error:
+                failures += 1
                 log.warning(
                     "turns wait in the outbox",
-                    extra=fields(error=type(error).__name__, seconds=backoff),
+                    extra=fields(error=type(error).__name__, failures=failures),
                 )
-                await asyncio.sleep(backoff)
-                backoff = min(2 * backoff, self._intervals.max_backoff_seconds)
+                longest = self._intervals.max_backoff_seconds
+                await asyncio.sleep(retry_delay(failures, FIRST_BACKOFF_SECONDS, longest))
                 continue
-            backoff = FIRST_BACKOFF_SECONDS
+            failures = 0
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._intervals.poll_seconds):
                     await self._new_records.wait()

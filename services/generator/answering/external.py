@@ -9,7 +9,6 @@ import io
 import json
 import logging
 import math
-import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -21,6 +20,7 @@ from thumbwheel.chat.v1 import chat_pb2
 
 from chat_format.control_tokens import ControlTokens
 from services.chassis.errors import FailedPreconditionError, NotFoundError
+from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
 from services.contracts.chat import FinishReason
 from services.generator.answering.completion import PATH, chat_body, read_chunks
@@ -39,8 +39,9 @@ from services.generator.metrics import EXTERNAL_ANSWERS
 log = logging.getLogger(__name__)
 
 KEY = re.compile(r"[!-~]{1,4096}")
-# Pauses before a request is repeated, at least the endpoint's Retry-After; up to half is added.
-PAUSES_SECONDS = (0.3, 1.0)
+# Delays before a request is repeated, in addition to the endpoint's Retry-After.
+ATTEMPTS = 3
+FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.6, 1.2
 # A longer Retry-After is passed on to the caller, and a request that took longer is not repeated.
 MAX_PAUSE_SECONDS, MAX_REPEAT_SECONDS = 2.0, 10.0
 # For a server that ignores `max_tokens`: 32 characters for each of 4,096 tokens.
@@ -96,16 +97,18 @@ class ExternalEndpoint:
     ) -> None:
         loop = asyncio.get_running_loop()
         latest = loop.time() + MAX_REPEAT_SECONDS
-        for pause in (*PAUSES_SECONDS, None):
+        for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._counted(messages, sampling, on_chunk)
                 return
             except ExternalModelError as error:
-                is_too_late = loop.time() > latest or error.retry_after > MAX_PAUSE_SECONDS
-                if pause is None or is_too_late or not error.is_temporary:
+                left = latest - loop.time()
+                is_too_late = left < 0 or error.retry_after > MAX_PAUSE_SECONDS
+                if attempt == ATTEMPTS or is_too_late or not error.is_temporary:
                     # Without the cause, whose text may quote the endpoint or the request.
                     raise error.for_caller() from None
-                seconds = max(pause, error.retry_after) * random.uniform(1.0, 1.5)
+                delay = retry_delay(attempt, FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS, left)
+                seconds = error.retry_after + delay
             await asyncio.sleep(seconds)
 
     async def _counted(

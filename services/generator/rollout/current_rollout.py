@@ -7,7 +7,6 @@ UNAVAILABLE.
 
 import asyncio
 import logging
-import random
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, Protocol
 
 from services.chassis.audit.acts import Act
 from services.chassis.errors import DetailedError, ServiceError, UnavailableError
+from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
 from services.generator.metrics import (
     ROLLOUT_HALTED,
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 STORE_UNAVAILABLE = "ROLLOUT_STORE_UNAVAILABLE"
 # Each collision is a success of another replica, so this many in a row indicate a defect.
 MAX_ATTEMPTS = 20
-MAX_BACKOFF_SECONDS = 0.2
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.02, 0.2
 READ_SECONDS = 1.0
 
 
@@ -163,7 +163,7 @@ class CurrentRollout:
 
     async def _change(self, transition: Callable[[Rollout], Rollout], act: Act | None) -> Rollout:
         async with self._changing:
-            for attempt in range(MAX_ATTEMPTS):
+            for attempt in range(1, MAX_ATTEMPTS + 1):
                 stored = await self._load()
                 before = stored.rollout.expire(self.now_us())
                 try:
@@ -181,8 +181,10 @@ class CurrentRollout:
                     self._set(StoredRollout(rollout, stored.serial + 1))
                     self._on_change()
                     return rollout
-                # Random backoff, since two replicas in lockstep could starve each other.
-                await asyncio.sleep(random.uniform(0, MAX_BACKOFF_SECONDS * attempt / MAX_ATTEMPTS))
+                # Two replicas in lockstep could starve each other.
+                await asyncio.sleep(
+                    retry_delay(attempt, FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
+                )
         raise UnavailableError(
             "the rollout is changed by other replicas all the time", reason="ROLLOUT_BUSY"
         )

@@ -12,7 +12,6 @@ entry in the table is a defect of this service; its error is passed on unchanged
 import asyncio
 import contextlib
 import logging
-import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from services.chassis.errors import ResourceExhaustedError, ServiceError, UnavailableError
+from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
 from services.session.store.database import DatabaseLimits, ResultT, Work
 
@@ -132,7 +132,7 @@ def sqlstate_of(error: BaseException | None) -> str:
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4
-FIRST_BACKOFF_SECONDS = 0.05
+FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS = 0.2, 0.8
 
 RETRIED = Counter(
     "thumbwheel_session_work_run_again_total", "Retries of database transactions.", ["reason"]
@@ -234,7 +234,7 @@ async def _run_with_retries(engine: AsyncEngine, work: Work[ResultT]) -> ResultT
             if attempt == ATTEMPTS or not fault.retryable:
                 raise _failed(fault) from error
             RETRIED.labels(fault.reason).inc()
-        await asyncio.sleep(random.uniform(0.5, 1) * FIRST_BACKOFF_SECONDS * 2**attempt)
+        await asyncio.sleep(retry_delay(attempt, FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS))
     raise AssertionError("the loop returns or raises")
 
 

@@ -13,7 +13,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.channel import open_channel
-from services.chassis.retries import is_idempotent, is_retryable
+from services.chassis.retries import is_idempotent, is_retryable, retry_delay
 from tests.faults.replica import in_process_replica
 
 PROTOS = (chat_pb2, enhancer_pb2, feedback_pb2, generator_pb2, guardrail_pb2, session_pb2)
@@ -77,3 +77,11 @@ async def test_overloaded_service_is_not_retried_close_to_the_deadline() -> None
 async def test_refusal_without_a_retry_delay_is_final() -> None:
     seen, code, _ = await calls_of("full 0", enhancer_pb2.DESCRIPTOR)
     assert (seen, code) == (1, grpc.StatusCode.RESOURCE_EXHAUSTED)
+
+
+def test_delays_are_spread_below_a_bound_that_doubles() -> None:
+    for failures, bound in ((1, 0.25), (2, 0.5), (4, 2.0), (7, 10.0), (10_000, 10.0)):
+        delays = [retry_delay(failures, 0.25, 10.0) for _ in range(400)]
+        assert 0 <= min(delays) < 0.1 * bound
+        assert 0.9 * bound < max(delays) <= bound
+    assert max(retry_delay(9, 0.25, 10.0, left_seconds=1.0) for _ in range(400)) <= 0.5
