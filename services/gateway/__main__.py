@@ -126,7 +126,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             Feedback(
                 peers.session, peers.feedback, peers.guardrail, shared_state.quotas, principal_key
             ),
-            OwnData(turns, peers.session, peers.feedback, cache),
+            OwnData(turns, peers.session, peers.feedback, cache, shared_state.quotas),
             peers.feedback,
         )
         arena = ArenaServicer(peers.review)
@@ -137,8 +137,10 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             CookieRules(settings.page_session_seconds, settings.is_session_secure),
         )
         end_users = EndUsers(principal_key)
-        authorize = access_check(authenticator, end_users)
-        router = Router(authenticator, sessions, end_users, settings.max_rpc_seconds)
+        authorize = access_check(authenticator, end_users, shared_state.quotas)
+        router = Router(
+            authenticator, sessions, end_users, shared_state.quotas, settings.max_rpc_seconds
+        )
         routes = [
             *OpenAiApi(turns, peers.generator, end_users).routes(router),
             *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),

@@ -18,6 +18,8 @@ from services.chassis.interceptor import Authorize, Context
 from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.credential import ANONYMOUS, Credential, Scope
 from services.gateway.identity.end_users import END_USER_KEY, EndUsers
+from services.gateway.quotas.quota import Limit
+from services.gateway.quotas.quotas import Quotas
 from services.gateway.request_counts import check_message_counts
 
 
@@ -133,7 +135,7 @@ async def authorize(
     return credential
 
 
-def access_check(authenticator: Authenticator, end_users: EndUsers) -> Authorize:
+def access_check(authenticator: Authenticator, end_users: EndUsers, quotas: Quotas) -> Authorize:
     """Return the check of the callers, which the chassis makes before it receives a request."""
 
     async def check(method: str, context: Context) -> None:
@@ -145,6 +147,7 @@ def access_check(authenticator: Authenticator, end_users: EndUsers) -> Authorize
         credential = await authorize(rule, partial(authenticator.authenticate, authorization))
         names = [value for key, value in metadata if key == END_USER_KEY]
         caller = end_users.named_in_metadata(credential, names)
+        await quotas.count(caller, Limit.CALLS)
         bind_call(replace(current_call(), caller=caller))
 
     return check

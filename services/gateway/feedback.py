@@ -27,6 +27,7 @@ from services.contracts.limits import (
 from services.contracts.wire import ACTIONS
 from services.gateway.answering.output_guard import OutputGuard
 from services.gateway.metrics import GUARD_VERDICTS, RATED_ANSWERS, THUMBS
+from services.gateway.quotas.quota import Limit
 from services.gateway.quotas.quotas import Quotas
 from services.gateway.turns.request import check_uuid
 
@@ -107,7 +108,7 @@ class Feedback:
         """
         kind = check_submission(request)
         # Before all calls of other services, which cost more than the count.
-        await self._quotas.admit_feedback(caller)
+        await self._quotas.count(caller, Limit.FEEDBACK)
         message = await self._messages.rated_message(request.message_id)
         if message.role is not Role.ASSISTANT:
             raise field_error("message_id", "an answer of the assistant, not a message of the user")

@@ -13,6 +13,8 @@ from services.chassis.errors import ServiceError, UnavailableError
 from services.chassis.identity import Caller
 from services.chassis.telemetry import fields
 from services.gateway.metrics import ERASURES
+from services.gateway.quotas.quota import Limit
+from services.gateway.quotas.quotas import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +71,9 @@ class OwnData:
         conversations: OwnConversations,
         own_log: OwnLog,
         answers: TenantAnswers,
+        quotas: Quotas,
     ) -> None:
+        self._quotas = quotas
         self._turns, self._conversations, self._log, self._answer_cache = (
             turns,
             conversations,
@@ -85,7 +89,10 @@ class OwnData:
 
         Raises:
             UnavailableError: The erasure is incomplete. Repeating the call completes the erasure.
+            QuotaError: The user or the tenant erased too often; each time the tenant loses its
+                cached answers.
         """
+        await self._quotas.count(caller, Limit.ERASURES)
         try:
             # Stopped first, because a running turn would write after the removal.
             await self._turns.stop(caller.key)

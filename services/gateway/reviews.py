@@ -12,6 +12,7 @@ from services.contracts.limits import (
 )
 from services.gateway.answering.output_guard import OutputGuard
 from services.gateway.feedback import check_written_text
+from services.gateway.quotas.quota import Limit
 from services.gateway.quotas.quotas import Quotas
 
 # Texts of a review with their longest length. A written answer trains models, and other reviewers
@@ -36,7 +37,7 @@ class ReviewTexts:
             QuotaError: The user or the tenant sent too many feedback events.
             UnavailableError: The guard or the quota store is unavailable.
         """
-        await self._quotas.admit_feedback(caller)
+        await self._quotas.count(caller, Limit.FEEDBACK)
         for name, most in TEXTS.items():
             check_text(getattr(review, name), f"review.{name}", most)
         for name in TEXTS:

@@ -49,6 +49,10 @@ class QuotaOverride(BaseModel):
     tenant_feedback_per_minute: int | None = Field(None, ge=0)
     max_readers_per_user: int | None = Field(None, ge=0)
     max_readers_per_tenant: int | None = Field(None, ge=0)
+    user_calls_per_minute: int | None = Field(None, ge=0)
+    tenant_calls_per_minute: int | None = Field(None, ge=0)
+    user_erasures_per_hour: int | None = Field(None, ge=0)
+    tenant_erasures_per_hour: int | None = Field(None, ge=0)
 
 
 class GatewaySettings(PostgresParts, ServiceSettings):
@@ -219,6 +223,20 @@ class GatewaySettings(PostgresParts, ServiceSettings):
     max_readers_per_tenant: int = Field(
         400, ge=0, description="the same readers of one tenant; 0: unlimited"
     )
+    user_calls_per_minute: int = Field(
+        600,
+        ge=0,
+        description="calls of any kind per minute of one user in this process; 0: unlimited",
+    )
+    tenant_calls_per_minute: int = Field(
+        12_000, ge=0, description="the same calls of one tenant; 0: unlimited"
+    )
+    user_erasures_per_hour: int = Field(
+        10, ge=0, description="erasures of their data per hour of one user; 0: unlimited"
+    )
+    tenant_erasures_per_hour: int = Field(
+        200, ge=0, description="the same erasures of one tenant; 0: unlimited"
+    )
     quota_overrides: dict[str, QuotaOverride] = Field(
         default_factory=dict,
         description=(
@@ -237,8 +255,8 @@ class GatewaySettings(PostgresParts, ServiceSettings):
     quota_when_away: OutagePolicy = Field(
         OutagePolicy.LOCAL,
         description=(
-            "during outages of Valkey, local counts in this process, refuse rejects turns and "
-            "feedback"
+            "during outages of Valkey, local counts in this process, refuse rejects turns, "
+            "feedback and erasures"
         ),
     )
 
@@ -359,6 +377,8 @@ def _allowances(limits: Mapping[str, int]) -> tuple[Allowance, Allowance]:
             limits[f"max_turns_per_{holder}"],
             limits[f"{holder}_feedback_per_minute"],
             limits[f"max_readers_per_{holder}"],
+            limits[f"{holder}_calls_per_minute"],
+            limits[f"{holder}_erasures_per_hour"],
         )
         for holder in (Holder.USER, Holder.TENANT)
     )

@@ -39,6 +39,10 @@ UNLIMITED_QUOTAS: Mapping[str, Mapping[str, int]] = {
         "tenant_feedback_per_minute": 0,
         "max_readers_per_user": 0,
         "max_readers_per_tenant": 0,
+        "user_calls_per_minute": 0,
+        "tenant_calls_per_minute": 0,
+        "user_erasures_per_hour": 0,
+        "tenant_erasures_per_hour": 0,
     },
     "session": {"max_conversations_per_user": 0, "max_conversations_per_tenant": 0},
 }

@@ -214,8 +214,8 @@ SERVICES = Row(
         ),
         Panel(
             "Unread answers",
-            "Calls whose client does not read, by process. They end after max_write_seconds; one key "
-            "has at most max_caller_rpcs.",
+            "Calls whose client does not read, by process. They end after max_write_seconds, and "
+            "one key has at most max_caller_rpcs.",
             Unit.COUNT,
             [
                 Query(

@@ -37,6 +37,8 @@ from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.credential import Credential
 from services.gateway.identity.end_users import END_USER_KEY, EndUsers
 from services.gateway.metrics import HTTP_REQUESTS, HTTP_SECONDS
+from services.gateway.quotas.quota import Limit
+from services.gateway.quotas.quotas import Quotas
 
 log = logging.getLogger(__name__)
 
@@ -69,10 +71,11 @@ class Router:
         authenticator: Authenticator,
         sessions: PageSessions,
         end_users: EndUsers,
+        quotas: Quotas,
         max_seconds: float,
     ) -> None:
         self._authenticator, self._sessions = authenticator, sessions
-        self._end_users, self._max_seconds = end_users, max_seconds
+        self._end_users, self._quotas, self._max_seconds = end_users, quotas, max_seconds
         self._receive_slots = ReceiveSlotsByCaller(MAX_WAITING_BODIES)
 
     def route(
@@ -108,7 +111,9 @@ class Router:
                 caller = self._end_users.named_in_metadata(credential, names)
                 credential = replace(credential, caller=caller)
                 request.state.credential = credential
-                request.state.receive_slot = self._receive_slots.of(credential.caller)
+                request.state.receive_slot = self._receive_slots.of(caller)
+                if caller.user:
+                    await self._quotas.count(caller, Limit.CALLS)
                 deadline = time.monotonic() + self._max_seconds
                 bind_call(
                     CallContext(credential.caller, request_id, deadline, set_span_in_context(span))

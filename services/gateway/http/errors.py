@@ -19,7 +19,7 @@ from services.chassis.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from services.gateway.quotas.quota import Limit
+from services.gateway.quotas.quota import WINDOWS
 from services.gateway.quotas.quotas import QuotaError, QuotaLevels
 
 
@@ -128,11 +128,12 @@ def camel_case(name: str) -> str:
 def rate_limit_headers(levels: QuotaLevels) -> dict[str, str]:
     """Return quotas in OpenAI's headers x-ratelimit-{limit,remaining,reset}-{requests,tokens}.
 
-    They cover requests per minute and tokens per day, and in the same form feedback events per
-    minute; OpenAI has none for turns. Unlimited resources have no header.
+    They cover requests per minute and tokens per day, and in the same form feedback events and
+    calls per minute and erasures per hour; OpenAI has none for turns. Unlimited resources have no
+    header.
     """
     headers = {}
-    for limit in (Limit.REQUESTS, Limit.TOKENS, Limit.FEEDBACK):
+    for limit in WINDOWS:
         if level := levels.get(limit):
             headers[f"x-ratelimit-limit-{limit}"] = str(level.limit)
             headers[f"x-ratelimit-remaining-{limit}"] = str(level.remaining)

@@ -30,6 +30,8 @@ class Limit(StrEnum):
     TURNS = "turns"
     FEEDBACK = "feedback"
     READERS = "readers"
+    CALLS = "calls"
+    ERASURES = "erasures"
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ WINDOWS: Mapping[Limit, Window] = {
     Limit.REQUESTS: Window(60_000, 2_000),
     Limit.TOKENS: Window(86_400_000, 1_800_000),
     Limit.FEEDBACK: Window(60_000, 2_000),
+    Limit.CALLS: Window(60_000, 2_000),
+    Limit.ERASURES: Window(3_600_000, 120_000),
 }
 
 
@@ -65,6 +69,8 @@ class Allowance:
     turns_at_once: int = 0
     feedback_per_minute: int = 0
     readers_at_once: int = 0
+    calls_per_minute: int = 0
+    erasures_per_hour: int = 0
 
     def maximum(self, limit: Limit) -> int:
         """Return the value of a limit."""
@@ -74,6 +80,8 @@ class Allowance:
             Limit.TURNS: self.turns_at_once,
             Limit.FEEDBACK: self.feedback_per_minute,
             Limit.READERS: self.readers_at_once,
+            Limit.CALLS: self.calls_per_minute,
+            Limit.ERASURES: self.erasures_per_hour,
         }[limit]
 
     def times(self, number: int) -> "Allowance":
@@ -89,7 +97,7 @@ def accounts(caller: Caller) -> Mapping[Holder, str]:
 
 @dataclass(frozen=True)
 class QuotaRequest:
-    """Request for the amounts in `needs`: of a turn, or of one feedback event.
+    """Request for the amounts in `needs`: of a turn, or one feedback event, call or erasure.
 
     A turn needs one request, one concurrent turn and the tokens to reserve, until it is settled.
     `allowances` has the holders of the caller's accounts.
@@ -145,7 +153,14 @@ TURN_RETRY_SECONDS = 1.0
 
 def check_order(request: QuotaRequest) -> tuple[tuple[Holder, Limit], ...]:
     """Return the order of the checks. The first exceeded limit rejects."""
-    limits = (Limit.REQUESTS, Limit.FEEDBACK, Limit.TURNS, Limit.TOKENS)
+    limits = (
+        Limit.REQUESTS,
+        Limit.FEEDBACK,
+        Limit.TURNS,
+        Limit.TOKENS,
+        Limit.ERASURES,
+        Limit.CALLS,
+    )
     return tuple((holder, limit) for limit in limits for holder in request.holders)
 
 

@@ -1,5 +1,6 @@
 """Limits per user and tenant, over all gateways: requests and feedback events per minute, tokens
-per day, turns. Additional readers of turns are counted by each gateway.
+per day, erasures per hour, turns. Calls per minute and additional readers of turns cost processor
+time of one gateway only, so each gateway counts its own.
 
 A turn first reserves tokens (estimated prompt plus longest answer). Its actual usage is settled
 afterwards. While the shared store is unavailable, the outage policy applies: local counts of this
@@ -43,6 +44,8 @@ REASONS = {
     Limit.TURNS: "TOO_MANY_TURNS",
     Limit.FEEDBACK: "FEEDBACK_RATE_LIMITED",
     Limit.READERS: "TOO_MANY_READERS",
+    Limit.CALLS: "CALLS_RATE_LIMITED",
+    Limit.ERASURES: "ERASURES_RATE_LIMITED",
 }
 LIMIT_TEXT = {
     Limit.REQUESTS: "requests per minute",
@@ -50,6 +53,8 @@ LIMIT_TEXT = {
     Limit.TURNS: "concurrent turns",
     Limit.FEEDBACK: "feedback events per minute",
     Limit.READERS: "concurrent readers of turns",
+    Limit.CALLS: "calls per minute",
+    Limit.ERASURES: "erasures per hour",
 }
 HOLDER_TEXT = {Holder.USER: "a user", Holder.KEY: "the key", Holder.TENANT: "the tenant"}
 
@@ -157,7 +162,7 @@ Reservation.NONE = Reservation({}, lambda _: None)
 
 
 class Quotas:
-    """Admits turns, feedback events and readers within the quotas."""
+    """Admits turns, feedback events, erasures, readers and calls within the quotas."""
 
     def __init__(
         self,
@@ -188,16 +193,14 @@ class Quotas:
         self._running[quota_request.id] = quota_request
         return Reservation(levels, partial(self._settle, quota_request))
 
-    async def admit_feedback(self, caller: Caller) -> None:
-        """Count a feedback event.
+    async def count(self, caller: Caller, limit: Limit) -> None:
+        """Count one of a resource with a window: a feedback event, an erasure or a call.
 
         Raises:
             QuotaError: See `admit`.
-            UnavailableError: See `admit`.
+            UnavailableError: See `admit`; not for a call.
         """
-        quota_request = QuotaRequest(
-            uuid.uuid4().hex, caller, {Limit.FEEDBACK: 1}, self._rules.allowances(caller)
-        )
+        quota_request = QuotaRequest("", caller, {limit: 1}, self._rules.allowances(caller))
         if quota_request.is_limited:
             await self._admit(quota_request)
 
@@ -277,7 +280,7 @@ class Quotas:
                 self._ended.pop(quota_request.id, None)
 
     async def _decide(self, quota_request: QuotaRequest) -> QuotaDecision:
-        if self._shared is None:
+        if self._shared is None or Limit.CALLS in quota_request.needs:
             return self._local.admit(quota_request)
         try:
             decision = await self._shared.admit(quota_request)

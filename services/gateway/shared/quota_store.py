@@ -1,8 +1,9 @@
 """Quota store in Valkey. One atomic script per operation excludes admission above the limit.
 
-The scripts use the server's time. An account has five keys: `requests`, `tokens` and `feedback`
-(hashes: step → count), `turns` (sorted set: turn → end of its lease) and `held` (hash: turn →
-"step:reserved tokens"). KEYS are those of the user, of the shared key if any, and of the tenant.
+The scripts use the server's time. An account has six keys: `requests`, `tokens`, `feedback` and
+`erasures` (hashes: step → count), `turns` (sorted set: turn → end of its lease) and `held` (hash:
+turn → "step:reserved tokens"). KEYS are those of the user, of the shared key if any, and of the
+tenant.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ ACCOUNT = """
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local ACCOUNTS = {}  -- offset of the keys of each account
-for first = 1, #KEYS, 5 do ACCOUNTS[#ACCOUNTS + 1] = first end
+for first = 1, #KEYS, HELD + 1 do ACCOUNTS[#ACCOUNTS + 1] = first end
 
 local function step_now(what) return math.floor(now / STEP[what]) end
 
@@ -64,8 +65,7 @@ end
 
 # ARGV: turn, lease in ms, then the needs, and for each account the maxima (0: unlimited), in the
 # order of LIMITS. Reply: position in check_order of the rejecting limit, from 1 (0: admitted), ms
-# to wait, then for each account and each of requests, tokens, feedback: the amount used, and ms
-# to reset.
+# to wait, then for each account and each limit of WINDOWED: the amount used, and ms to reset.
 ADMIT = """
 local lease = tonumber(ARGV[2])
 
@@ -73,7 +73,7 @@ local function needs(what) return tonumber(ARGV[3 + what]) end
 
 -- The maximum of a limit that the request needs, otherwise 0.
 local function most(number, what)
-  return needs(what) > 0 and tonumber(ARGV[4 * number + 3 + what]) or 0
+  return needs(what) > 0 and tonumber(ARGV[HELD * number + 3 + what]) or 0
 end
 
 local function read(account, what)
@@ -110,14 +110,14 @@ for number, account in ipairs(ACCOUNTS) do
     settle(account, turn, 0)
   end
   used[number][TURNS] = redis.call('ZCOUNT', KEYS[account + TURNS], '(' .. now, '+inf')
-  for _, what in ipairs({REQUESTS, TOKENS, FEEDBACK}) do
+  for _, what in ipairs(WINDOWED) do
     used[number][what], steps[number][what] = 0, {}
     if most(number, what) > 0 then used[number][what], steps[number][what] = read(account, what) end
   end
 end
 
 local refused, wait = 0, 0
-for check, what in ipairs({REQUESTS, FEEDBACK, TURNS, TOKENS}) do
+for check, what in ipairs({REQUESTS, FEEDBACK, TURNS, TOKENS, ERASURES}) do
   for number in ipairs(ACCOUNTS) do
     local excess = used[number][what] + needs(what) - most(number, what)
     if refused == 0 and most(number, what) > 0 and excess > 0 then
@@ -129,7 +129,7 @@ end
 
 if refused == 0 then
   for number, account in ipairs(ACCOUNTS) do
-    for _, what in ipairs({REQUESTS, FEEDBACK}) do
+    for _, what in ipairs({REQUESTS, FEEDBACK, ERASURES}) do
       if most(number, what) > 0 then add(account, what, step_now(what), needs(what)) end
     end
     if needs(TURNS) > 0 then
@@ -140,7 +140,7 @@ end
 
 local reply = {refused, wait}
 for number in ipairs(ACCOUNTS) do
-  for _, what in ipairs({REQUESTS, TOKENS, FEEDBACK}) do
+  for _, what in ipairs(WINDOWED) do
     local sum, reset = used[number][what], 0
     for _, step in ipairs(steps[number][what]) do
       if step[2] > 0 then reset = leaves_in(step[1], what) end
@@ -169,7 +169,8 @@ for _, account in ipairs(ACCOUNTS) do settle(account, ARGV[1], tonumber(ARGV[2])
 
 
 # In the order of the constants of the scripts.
-LIMITS = (Limit.REQUESTS, Limit.TOKENS, Limit.TURNS, Limit.FEEDBACK)
+LIMITS = (Limit.REQUESTS, Limit.TOKENS, Limit.TURNS, Limit.FEEDBACK, Limit.ERASURES)
+WINDOWED = (Limit.REQUESTS, Limit.TOKENS, Limit.FEEDBACK, Limit.ERASURES)
 
 
 @dataclass(frozen=True)
@@ -183,10 +184,13 @@ class QuotaScripts:
 
 def quota_scripts(windows: Mapping[Limit, Window]) -> QuotaScripts:
     """Return the scripts for the given windows."""
-    spans = ", ".join(f"[{each.upper()}] = {window.span_ms}" for each, window in windows.items())
-    steps = ", ".join(f"[{each.upper()}] = {window.step_ms}" for each, window in windows.items())
+    shared = {limit: window for limit, window in windows.items() if limit in WINDOWED}
+    spans = ", ".join(f"[{each.upper()}] = {window.span_ms}" for each, window in shared.items())
+    steps = ", ".join(f"[{each.upper()}] = {window.step_ms}" for each, window in shared.items())
+    # HELD is the number of limits as well.
     head = f"""
-local REQUESTS, TOKENS, TURNS, FEEDBACK, HELD = 0, 1, 2, 3, 4
+local REQUESTS, TOKENS, TURNS, FEEDBACK, ERASURES, HELD = 0, 1, 2, 3, 4, 5
+local WINDOWED = {{REQUESTS, TOKENS, FEEDBACK, ERASURES}}
 local SPAN = {{{spans}}}
 local STEP = {{{steps}}}
 """
@@ -214,7 +218,7 @@ class ValkeyQuotaStore:
         )
         usage = {}
         for place, (holder, limit) in enumerate(
-            (holder, limit) for holder in request.holders for limit in WINDOWS
+            (holder, limit) for holder in request.holders for limit in WINDOWED
         ):
             if limit in request.needs and request.maximum(holder, limit):
                 used, reset_ms = reply[2 + 2 * place : 4 + 2 * place]

@@ -21,6 +21,7 @@ from services.gateway.http.server import serving_http
 from services.gateway.http.session import CookieRules, PageSessions
 from services.gateway.identity.authentication import ApiKeys, Authenticator, mint
 from services.gateway.identity.end_users import EndUsers
+from tests.services.gateway.calls import single_replica
 from tests.services.gateway.gateway_under_test import ADA, PRINCIPAL_KEY, GatewayUnderTest
 from tests.services.gateway.keys import CountingStore
 from tests.support.errors import refused
@@ -41,7 +42,9 @@ async def test_two_keys_in_one_call_count_as_none(shared_gateway: GatewayUnderTe
 async def test_method_without_a_rule_is_denied_even_with_a_key() -> None:
     secret, key = mint(ADA)
     check = access_check(
-        Authenticator(ApiKeys(CountingStore(key), 0), None), EndUsers(PRINCIPAL_KEY)
+        Authenticator(ApiKeys(CountingStore(key), 0), None),
+        EndUsers(PRINCIPAL_KEY),
+        single_replica().quotas,
     )
     context: Any = SimpleNamespace(
         invocation_metadata=lambda: (("authorization", f"Bearer {secret}"),)
@@ -57,7 +60,7 @@ async def test_route_without_a_rule_is_denied_even_with_a_key() -> None:
     secret, key = mint(ADA)
     authenticator = Authenticator(ApiKeys(CountingStore(key), 0), None)
     sessions = PageSessions(authenticator, [PRINCIPAL_KEY], CookieRules(60, secure=False))
-    door = Router(authenticator, sessions, EndUsers(PRINCIPAL_KEY), 1)
+    door = Router(authenticator, sessions, EndUsers(PRINCIPAL_KEY), single_replica().quotas, 1)
     app = Starlette(routes=[door.route("GET /api/secrets", endpoint)])
     headers = {"authorization": f"Bearer {secret}"}
     async with (

@@ -158,7 +158,7 @@ class Handlers:
         chat = ChatServicer(turns, behind, ConversationsPeer(behind, behind, 5))
         said = FeedbackServicer(
             Feedback(behind, behind, behind, shared_state.quotas, PRINCIPAL_KEY),
-            OwnData(turns, behind, behind, behind),
+            OwnData(turns, behind, behind, behind, shared_state.quotas),
             behind,
         )
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
@@ -169,7 +169,7 @@ class Handlers:
         arena_service = arena_pb2.DESCRIPTOR.services_by_name["ArenaService"]
         review_service = review_pb2.DESCRIPTOR.services_by_name["ReviewService"]
         self._found: dict[str, Any] = {}
-        check = access_check(authenticator, EndUsers(PRINCIPAL_KEY))
+        check = access_check(authenticator, EndUsers(PRINCIPAL_KEY), shared_state.quotas)
         self._authorize = {
             each.full_name: check
             for each in (chat_service, feedback_service, arena_service, review_service)

@@ -18,6 +18,8 @@ from services.chassis.errors import (
     from_rpc,
 )
 from services.gateway.own_data import OwnData
+from services.gateway.quotas.quota import Allowance
+from services.gateway.quotas.quotas import QuotaRules, Quotas
 from services.gateway.turns import turns
 from tests.services.gateway.calls import (
     GeneratorGate,
@@ -69,7 +71,7 @@ class Parts:
 
 
 def own_data(parts: Parts) -> OwnData:
-    return OwnData(parts, parts, parts, parts)
+    return OwnData(parts, parts, parts, parts, Quotas(QuotaRules(Allowance(), Allowance())))
 
 
 async def test_erasure_stops_writers_before_it_clears_caches() -> None:

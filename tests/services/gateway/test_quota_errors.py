@@ -112,7 +112,7 @@ async def test_no_headers_without_limits(tmp_path: Path) -> None:
 async def test_limits_are_on_by_default() -> None:
     """Finding S-14: all limits of rates were off."""
     settings = GatewaySettings.model_validate({"principal_key": PRINCIPAL_KEY})
-    user = Allowance(60, 500_000, 8, 120, 20)
+    user = Allowance(60, 500_000, 8, 120, 20, 600, 10)
     tenant = Allowance(*(20 * limit for limit in astuple(user)))
     assert (settings.quota_rules().user, settings.quota_rules().tenant) == (user, tenant)
 
@@ -197,6 +197,53 @@ async def test_additional_readers_of_turns_are_limited(tmp_path: Path) -> None:
         for reader in (call, *readers):
             assert (await collect(reader))[-1].HasField("completed")
         assert (await collect(resuming(gateway, message_id)))[-1].HasField("completed")
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason", "text", "ask", "window"),
+    [
+        (
+            "user_calls_per_minute",
+            "CALLS_RATE_LIMITED",
+            "2 calls per minute of a user",
+            "GET /api/consent",
+            60,
+        ),
+        (
+            "user_erasures_per_hour",
+            "ERASURES_RATE_LIMITED",
+            "2 erasures per hour of a user",
+            "POST /api/erasure",
+            3_600,
+        ),
+    ],
+)
+async def test_calls_and_erasures_above_the_limit_are_refused(
+    tmp_path: Path, limit: str, reason: str, text: str, ask: str, window: int
+) -> None:
+    """Finding N-13: only turns, feedback and reviews were counted."""
+    verb, path = ask.split()
+    async with run_gateway(tmp_path, **{limit: 2}) as gateway:
+        answers = []
+        for key in (gateway.key, gateway.key, gateway.key, gateway.other_key):
+            async with gateway.http.request(
+                verb, gateway.url + path, headers=gateway.headers(key)
+            ) as response:
+                answers.append((response.status, response.headers.get("retry-after")))
+                body = await response.json()
+                assert response.status == 200 or text in body["error"]["message"]
+        refused = answers.pop(2)
+        assert answers == [(200, None)] * 3
+        assert refused[0] == 429
+        assert 0.9 * window < int(refused[1] or 0) <= window * 1.05
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            # Refused by either limit.
+            await gateway.feedback.EraseMyData(
+                feedback_pb2.EraseMyDataRequest(), timeout=10, metadata=gateway.metadata()
+            )
+        error = from_rpc(caught.value, "gateway")
+        assert (error.reason, error.limit) == (reason, text)
+        assert 0.9 * window < error.retry_seconds <= window * 1.05
 
 
 async def test_readers_of_a_turn_in_another_gateway_are_limited(

@@ -139,6 +139,18 @@ async def test_feedback_has_a_limit_of_its_own(store: Books) -> None:
     assert await store.refusal(event(NAMESAKE, user=allowance, tenant=allowance)) is None
 
 
+async def test_erasures_are_counted_for_an_hour(store: Books) -> None:
+    """Finding N-13: each erasure removes the cached answers of the tenant."""
+    limits = {Holder.USER: Allowance(erasures_per_hour=1), Holder.TENANT: FREE}
+    first = QuotaRequest("", ADA, {Limit.ERASURES: 1}, limits)
+    assert await store.refusal(first) is None
+    refused = await store.admit(first)
+    assert refused.refused == (Holder.USER, Limit.ERASURES)
+    assert 3_400 < refused.retry_seconds <= 3_720
+    assert refused.usage[Holder.USER, Limit.ERASURES].used == 1
+    assert await store.refusal(replace(first, caller=BOB)) is None
+
+
 async def test_feedback_limit_of_a_tenant_covers_all_its_users(store: Books) -> None:
     allowance = Allowance(feedback_per_minute=2)
     found = [await store.refusal(event(caller, tenant=allowance)) for caller in (ADA, BOB, ADA)]
