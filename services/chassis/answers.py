@@ -16,6 +16,7 @@ from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import grpc
+from google.protobuf.message import Message
 
 from services.chassis.errors import (
     DETAILS_KEY,
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 TRACE_KEY = "x-trace-id"
 # Longest wait for sending the status, which a client that reads nothing does not receive either.
 STATUS_SECONDS = 1.0
+# Unread answers of one caller; the largest answer, a page of a conversation, has half a MiB.
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
 # Shortest time between two log lines about callers at their limit.
 LINE_SECONDS = 60.0
 # grpc.aio logs an error for each call whose connection was lost while its answer was unread.
@@ -137,7 +140,7 @@ async def abort(context: Context, error: ServiceError, retry_after: str | None =
 
 
 class CallerCalls:
-    """Open calls of each caller: those that run, and those whose answer is unread.
+    """Open calls of each caller: those that run, and those whose answer is unread, with its size.
 
     Args:
         maximum: open calls of one user or shared key; 0: unlimited.
@@ -146,6 +149,7 @@ class CallerCalls:
     def __init__(self, maximum: int) -> None:
         self._maximum = maximum
         self._open: Counter[Caller] = Counter()
+        self._unread_bytes: Counter[Caller] = Counter()
         self._next_line = 0.0
 
     def count(self, caller: Caller) -> None:
@@ -167,13 +171,37 @@ class CallerCalls:
                 reason="TOO_MANY_CALLS",
                 limit=f"{self._maximum} calls of a key at once",
             )
-        self._open[holder] += 1
-        running_handler().add_done_callback(lambda _: self._finish(holder))
+        add_until_finished(self._open, holder, 1)
 
-    def _finish(self, holder: Caller) -> None:
-        self._open[holder] -= 1
-        if not self._open[holder]:
-            del self._open[holder]
+    def hold(self, caller: Caller, answer: Message) -> None:
+        """Count the answer of the running call until it is read.
+
+        Raises:
+            ResourceExhaustedError: too many bytes of the caller's answers are unread.
+        """
+        holder = caller.holder
+        if not self._maximum or not holder.user:
+            return
+        size, held = answer.ByteSize(), self._unread_bytes[holder]
+        if held and held + size > MAX_UNREAD_BYTES:
+            raise ResourceExhaustedError(
+                "too many answers to this key are unread",
+                reason="TOO_MANY_CALLS",
+                limit=f"{MAX_UNREAD_BYTES // 2**20} MiB of unread answers",
+            )
+        add_until_finished(self._unread_bytes, holder, size)
+
+
+def add_until_finished(counts: Counter[Caller], holder: Caller, amount: int) -> None:
+    """Add to a count until the running call is finished."""
+
+    def subtract(_: Task) -> None:
+        counts[holder] -= amount
+        if not counts[holder]:
+            del counts[holder]
+
+    counts[holder] += amount
+    running_handler().add_done_callback(subtract)
 
 
 def running_handler() -> Task:

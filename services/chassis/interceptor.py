@@ -125,6 +125,7 @@ class CallInterceptor(grpc.aio.ServerInterceptor):
         async def call(_requests: object, context: Context) -> Any:
             async with self._call(method, context) as (request, _):
                 response = await behaviour(request, context)
+                self._caller_calls.hold(current_call().caller, response)
             limit_sending(name, self._write_seconds)
             return response
 

@@ -12,6 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
+from services.chassis import answers
 from services.chassis.channel import call_unary, open_channel
 from services.chassis.errors import (
     DETAILS_KEY,
@@ -26,7 +27,7 @@ from services.chassis.interceptor import INTERNAL_TEXT
 from services.chassis.server import MAX_OPEN_FILES, Registration, raise_open_files, serving
 from services.chassis.settings import ServiceSettings
 from tests.support.errors import refused
-from tests.support.http2 import raw_connection
+from tests.support.http2 import grpc_message, raw_connection
 
 NAME = "thumbwheel.enhancer.v1.EnhancerService"
 
@@ -169,6 +170,28 @@ async def test_open_calls_of_one_caller_are_limited() -> None:
         echo.release.set()
         await asyncio.gather(*running)
         assert (await stub.Enhance(ask("hello"), timeout=5, metadata=ada)).text == "acme/ada"
+
+
+async def test_unread_answers_of_one_caller_are_limited_in_size(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Finding N-01: 500 unread pages of a conversation would be 250 MiB."""
+    monkeypatch.setattr(answers, "MAX_UNREAD_BYTES", 10)
+    ada = [(b"x-tw-tenant", b"acme"), (b"x-tw-user", b"ada"), (b"grpc-timeout", b"60S")]
+    async with (
+        asyncio.timeout(20),
+        echo_service(max_caller_rpcs=100) as (_, port),
+        open_channel(f"127.0.0.1:{port}") as channel,
+        raw_connection(port, response_window=0) as stalled,
+    ):
+        for _ in range(3):
+            await stalled.start_call(f"/{NAME}/Enhance".encode(), ada, grpc_message(b""))
+        # Trailers have no window: refused calls end at once.
+        while len(stalled.ended) < 2:
+            await stalled.changed()
+        metadata = (("x-tw-tenant", "acme"), ("x-tw-user", "bob"))
+        stub = enhancer_pb2_grpc.EnhancerServiceStub(channel)
+        assert (await stub.Enhance(ask("hello"), timeout=5, metadata=metadata)).text == "acme/bob"
 
 
 async def test_unreachable_peer_is_unavailable_and_named() -> None:
