@@ -157,6 +157,13 @@ async def unknown_keys(target: Target) -> None:
     await send_requests(target.http, requests, 100)
 
 
+async def calls_without_a_turn(target: Target) -> None:
+    """Send 250 reads and erasures a second, with a key."""
+    read = request("GET", "/api/conversations", target.bearer)
+    erase = request("POST", "/api/erasure", target.bearer)
+    await send_requests(target.http, itertools.cycle((read, read, read, erase)), 250)
+
+
 async def json_items(target: Target) -> None:
     """Send ten bodies a second of 60,000 items, with a key."""
     body = b'{"input":{"text":"a","history":[' + b",".join([b"{}"] * 60_000) + b"]}}"
@@ -202,6 +209,7 @@ ATTACKS: Mapping[str, Callable[[Target], Coroutine[Any, Any, None]]] = {
         half_sent_messages,
         slow_heads,
         unknown_keys,
+        calls_without_a_turn,
         json_items,
         many_items,
         long_histories,

@@ -212,8 +212,10 @@ class Handlers:
     async def call(self, handler: Any, data: bytes) -> tuple[str, str]:
         """Call a handler. Returns status and text."""
         context = Context(self.key, handler.request_deserializer(data))
+        # In a task of its own, as in grpc.aio.
+        behaviour = handler.stream_stream or handler.stream_unary
         with suppress(Refused):
-            await (handler.stream_stream or handler.stream_unary)(None, context)
+            await asyncio.create_task(behaviour(None, context))
         return context.ended
 
 
