@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Coroutine
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
@@ -50,9 +49,7 @@ _creators: WeakKeyDictionary[Task, ref[Task]] = WeakKeyDictionary()
 def prepare_event_loop() -> None:
     """Make `end_call` possible for the calls of servers in the running event loop."""
 
-    def create_task(
-        loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Any], **named: Any
-    ) -> Task:
+    def create_task(loop: asyncio.AbstractEventLoop, coroutine: Any, **named: Any) -> Task:
         task = asyncio.Task(coroutine, loop=loop, **named)
         if creator := asyncio.current_task(loop):
             _creators[task] = ref(creator)

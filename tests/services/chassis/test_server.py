@@ -18,7 +18,6 @@ from services.chassis.errors import (
     DETAILS_KEY,
     InvalidArgumentError,
     NotFoundError,
-    ResourceExhaustedError,
     UnavailableError,
     from_rpc,
 )
@@ -37,7 +36,7 @@ class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
 
     def __init__(self) -> None:
         self.remaining_seconds = 0.0
-        self.release = asyncio.Event()
+        self.waiting, self.release = 0, asyncio.Event()
 
     async def Enhance(
         self, request: enhancer_pb2.EnhanceRequest, context: Any
@@ -47,6 +46,7 @@ class Echo(enhancer_pb2_grpc.EnhancerServiceServicer):
         if request.text == "crash":
             raise RuntimeError(f"the user said {request.text}")
         if request.text == "wait":
+            self.waiting += 1
             await self.release.wait()
         self.remaining_seconds = current_call().remaining_seconds(1000)
         return enhancer_pb2.EnhanceResponse(text=require_caller().key)
@@ -158,14 +158,12 @@ async def test_open_calls_of_one_caller_are_limited() -> None:
     bob = (*ada[:1], ("x-tw-user", "bob"))
     async with echo_client(max_caller_rpcs=2) as (echo, stub, _channel):
         running = [stub.Enhance(ask("wait"), timeout=10, metadata=ada) for _ in range(2)]
-        with refused(ResourceExhaustedError, reason="TOO_MANY_CALLS"):
-            # Until both calls have arrived.
-            while True:
-                call = stub.Enhance(ask("hello"), timeout=5, metadata=ada)
-                try:
-                    await call
-                except grpc.aio.AioRpcError as error:
-                    raise from_rpc(error, "enhancer") from error
+        while echo.waiting < 2:
+            await asyncio.sleep(0.001)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.Enhance(ask("hello"), timeout=5, metadata=ada)
+        error = from_rpc(caught.value, "enhancer")
+        assert (error.reason, error.limit) == ("TOO_MANY_CALLS", "2 calls of a key at once")
         assert (await stub.Enhance(ask("hello"), timeout=5, metadata=bob)).text == "acme/bob"
         echo.release.set()
         await asyncio.gather(*running)
