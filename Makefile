@@ -1,28 +1,17 @@
 # Entry point for people and CI. `make help` lists the targets; scripts and Python do the work.
 PYTHON ?= python3
-STATE ?= .state
-MODEL ?=
-RECIPE ?=
-PORT ?= 8080
-GRPC_PORT ?= 50051
-LOOP_EVERY ?=
-TRAINING ?=
-WHOLE ?=
-MINUTES ?=
-BROKERS ?= 1
-SERVER ?= predictor
-SLICE ?=
-PART ?=
-NAME ?=
 VENV := .venv/bin/python
 THUMBWHEEL := .venv/bin/thumbwheel
+# An option of a program, unless the variable is empty: the program has the default.
+option = $(if $($1),--$2 '$($1)')
+MODEL_OPTIONS = $(call option,MODEL,model) $(call option,SERVER,server)
+PORT_OPTIONS = $(call option,PORT,port) $(call option,GRPC_PORT,grpc-port)
+RECIPE_OPTION = $(call option,RECIPE,recipe)
+STATE_OPTION = $(call option,STATE,state)
+# The state folder of `make up` is not that of the stack, the cluster or the tour.
+OTHER_STATE = $(if $(filter-out .state,$(STATE)),$(STATE_OPTION))
 # The packages of the predictor, 120 MB, are not needed by another model server.
-SERVING = services $(if $(filter predictor,$(SERVER)),predictor)
-# Without RECIPE, the model of the running system decides. Without MODEL, the command's default.
-RECIPE_OPTION = $(if $(RECIPE),--recipe $(RECIPE))
-MODEL_OPTION = $(if $(MODEL),--model $(MODEL))
-# The default state folder of `make up` is not the cluster's, as for the stack.
-CLUSTER_STATE = $(if $(filter .state,$(STATE)),,--state $(STATE))
+SERVING = services $(if $(filter-out predictor,$(SERVER)),,predictor)
 # With this variable set, dozens of processes compile their imports: 2 s for torch, 4 s for Ray's
 # trainer each.
 unexport PYTHONDONTWRITEBYTECODE
@@ -36,13 +25,11 @@ help: ## show this help
 up: ## run the whole system here and print its URL (MODEL=small|nano|DIR|HUB_ID  SERVER=predictor|vllm|external  PORT=  STATE=  LOOP_EVERY=6h)
 	@$(PYTHON) infra/install/environment.py $(SERVING)
 	@$(if $(LOOP_EVERY),$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) && $(PYTHON) infra/install/environment.py training)
-	@$(THUMBWHEEL) up $(MODEL_OPTION) --server $(SERVER) $(RECIPE_OPTION) --port $(PORT) --grpc-port $(GRPC_PORT) \
-	  --state $(STATE) $(if $(LOOP_EVERY),--loop-every $(LOOP_EVERY))
+	@$(THUMBWHEEL) up $(MODEL_OPTIONS) $(RECIPE_OPTION) $(PORT_OPTIONS) $(STATE_OPTION) $(call option,LOOP_EVERY,loop-every)
 
 stack: ## run on real Kafka, Postgres, Valkey and S3, two replicas of each service (BROKERS=1|3  MODEL=  SERVER=predictor|vllm|external  PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py $(SERVING)
-	@$(THUMBWHEEL) stack $(MODEL_OPTION) --server $(SERVER) --brokers $(BROKERS) --port $(PORT) --grpc-port $(GRPC_PORT) \
-	  --state $(if $(filter .state,$(STATE)),.state/stack,$(STATE))
+	@$(THUMBWHEEL) stack $(MODEL_OPTIONS) $(call option,BROKERS,brokers) $(PORT_OPTIONS) $(OTHER_STATE)
 
 test: ## install the requirements of tests and run them without root and cluster (8 to 12 minutes)
 	@$(PYTHON) infra/install/environment.py dev
@@ -73,16 +60,18 @@ test-gpu: ## on a machine with an NVIDIA GPU: tests of training in bf16, tokens/
 
 # Aliases of former names, for a single release.
 faults: ## alias: run the slices of the fault matrix and write docs/faults.md
-	@$(MAKE) --no-print-directory test-long SLICE="faults-feedback faults-chat"; passed=$$?; $(VENV) -m infra.docs.faults && exit $$passed
+	@$(PYTHON) infra/install/environment.py dev
+	@$(VENV) -m infra.install.requirements
+	@$(VENV) -m tests.long_tests faults-feedback faults-chat; passed=$$?; $(VENV) -m infra.docs.faults && exit $$passed
 
 mutants: ## alias: run the slice with known bugs of training (NAME="…": prefix of the bugs' names)
 	@$(PYTHON) infra/install/environment.py dev
-	@$(if $(NAME),$(VENV) -m tests.mutants "$(NAME)",$(MAKE) --no-print-directory test-long SLICE=mutants)
+	@$(VENV) -m $(if $(NAME),tests.mutants '$(NAME)',tests.long_tests mutants)
 
 cluster: ## start a Kubernetes node on this machine: built once (10 minutes), starts in seconds; root, Linux (STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.machine.cluster install
-	@$(VENV) -m infra.machine.cluster up $(CLUSTER_STATE)
+	@$(VENV) -m infra.machine.cluster up $(OTHER_STATE)
 
 deploy: ## deploy images, chart and stores to that cluster and print the URL (TRAINING=kuberay|job|local [WHOLE=1]  PORT=  GRPC_PORT=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor
@@ -90,10 +79,10 @@ deploy: ## deploy images, chart and stores to that cluster and print the URL (TR
 	@$(VENV) -m infra.machine.cluster install
 	@$(if $(TRAINING),$(PYTHON) infra/install/environment.py training)
 	@$(if $(filter kuberay,$(TRAINING)),$(VENV) -m infra.machine.kuberay)
-	@$(VENV) -m infra.run.deploy --port $(PORT) --grpc-port $(GRPC_PORT) $(if $(TRAINING),--training $(TRAINING)) $(if $(WHOLE),--whole) $(CLUSTER_STATE)
+	@$(VENV) -m infra.run.deploy $(PORT_OPTIONS) $(call option,TRAINING,training) $(if $(WHOLE),--whole) $(OTHER_STATE)
 
 cluster-down: ## stop the cluster and remove its files
-	@$(VENV) -m infra.machine.cluster down $(CLUSTER_STATE)
+	@$(VENV) -m infra.machine.cluster down $(OTHER_STATE)
 
 cluster-test: test-cluster ## alias: run test-cluster, then the long slices on a cluster
 	@$(MAKE) --no-print-directory test-long SLICE="cluster cluster-releases cluster-training"
@@ -106,15 +95,15 @@ check: ## check format, lint, types, code rules, protos, generated files and the
 # failure. Scripts call the commands directly.
 loop: ## execute a training run on the feedback of the running system (RECIPE=small|nano|auto, default by its model; STATE=; stack: STATE=.state/stack)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) --state $(STATE) && \
+	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) --state '$(or $(STATE),.state)' && \
 	  $(PYTHON) infra/install/environment.py training && \
-	  $(THUMBWHEEL) loop $(RECIPE_OPTION) --state $(STATE) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
+	  $(THUMBWHEEL) loop $(RECIPE_OPTION) $(STATE_OPTION) || { status=$$?; [ $$status -eq 4 ] || exit $$status; }
 
 demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=; RECIPE=auto MODEL=DIR; SERVER=predictor|vllm)
 	@$(PYTHON) infra/install/environment.py services predictor
 	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION)
 	@$(PYTHON) infra/install/environment.py training
-	@$(THUMBWHEEL) demo --server $(SERVER) $(RECIPE_OPTION) $(MODEL_OPTION)
+	@$(THUMBWHEEL) demo $(MODEL_OPTIONS) $(RECIPE_OPTION)
 
 bench: ## run the benchmarks, a file per claim; those in benchmarks/loop take half an hour each and are run by hand
 	@$(PYTHON) infra/install/environment.py dev
@@ -125,7 +114,7 @@ oracle: ## alias: run the slice that compares losses with TRL's, in separate env
 
 life: ## crawl, clean, pre-train, fine-tune and chat with a small model, offline (30 minutes; MINUTES=  STATE=)
 	@$(PYTHON) infra/install/environment.py services predictor training corpus
-	@$(THUMBWHEEL) life --work $(if $(filter .state,$(STATE)),.state/life,$(STATE)) $(if $(MINUTES),--minutes $(MINUTES))
+	@$(THUMBWHEEL) life $(subst --state,--work,$(OTHER_STATE)) $(call option,MINUTES,minutes)
 
 lock: ## resolve dependencies and write the locks
 	@infra/install/lock.sh

@@ -172,6 +172,17 @@ def running_stack(
         text=True,
         start_new_session=True,
     )
+    with follow(supervisor, state, start_seconds) as stack:
+        yield stack
+
+
+@contextmanager
+def follow(supervisor: subprocess.Popen[str], state: Path, start_seconds: float) -> Iterator[Stack]:
+    """Wait until a starting system is ready; at the end press Ctrl-C.
+
+    Args:
+        supervisor: process of the command in a session of its own, with a pipe as its output.
+    """
     lines: list[str] = []
     collector = threading.Thread(target=_collect, args=(supervisor, lines), daemon=True)
     collector.start()
@@ -181,7 +192,9 @@ def running_stack(
         stack.ports = json.loads((state / "running.json").read_text())["ports"]
         yield stack
     finally:
-        supervisor.send_signal(signal.SIGINT)
+        # The signal of a terminal reaches its whole process group.
+        if supervisor.poll() is None:
+            os.killpg(supervisor.pid, signal.SIGINT)
         try:
             supervisor.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:

@@ -1,19 +1,18 @@
 """Command blocks of the runbooks, as printed on their pages."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from infra.install.environment import ROOT
+from tests.support.pages import blocks_of
 
 FOLDER = ROOT / "docs" / "runbooks"
 HEADING = "\n## On Kubernetes\n"
 LOOK, NAMES = "run: look", "run: names"
 SLOW, REFUSED = "run in the long test: ", "not run: "
 RESUME = f"{SLOW}resume"
-BLOCK = re.compile(r"(?:<!-- (?P<mark>.+?) -->\n)?```sh\n(?P<commands>.+?)```", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -46,8 +45,8 @@ def pages() -> list[Path]:
 def page_blocks(page: Path) -> Iterator[Block]:
     """Yield the blocks in the section for Kubernetes, in their order."""
     section = page.read_text().partition(HEADING)[2].partition("\n## ")[0]
-    for found in BLOCK.finditer(section):
-        yield Block(page.stem, found["mark"] or "", found["commands"])
+    for block in blocks_of(section):
+        yield Block(page.stem, block.mark, block.text)
 
 
 @cache
@@ -70,6 +69,6 @@ def look(alert: str) -> Block:
 
 def names() -> str:
     """Return the block that sets the variables of all other blocks."""
-    blocks = BLOCK.finditer((FOLDER / "README.md").read_text())
-    (found,) = (block["commands"] for block in blocks if block["mark"] == NAMES)
-    return found
+    blocks = blocks_of((FOLDER / "README.md").read_text())
+    (commands,) = (block.text for block in blocks if block.mark == NAMES)
+    return commands

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from infra.run.embedded import __main__ as embedded
+from tests.support.pages import blocks_of, inline_code
 from thumbwheel_cli.__main__ import COMMANDS, EMBEDDED, TRAINING
 from training.__main__ import main, parser
 from training.benchmarks.tasks import chosen
@@ -33,9 +34,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "training.md").read_text()
 COMMAND = "thumbwheel train "
 OTHER_PROGRAMS = (".venv/bin/tensorboard", "mlflow", "wandb")
-FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-BLOCKS = [block for language, block in FENCED.findall(PAGE) if language == "sh"]
-INLINE = re.findall(r"`([^`]+)`", re.sub(r"^```.*$", "", PAGE, flags=re.MULTILINE))
+INLINE = inline_code(PAGE)
 FIELDS = {
     name: {field.name for field in settable(stage.config, FIXED)} for name, stage in STAGES.items()
 }
@@ -54,11 +53,11 @@ def commands() -> dict[str, argparse.ArgumentParser]:
 
 def typed() -> list[list[str]]:
     """Return name and arguments of the commands in code blocks, which can be pasted as they are."""
-    lines = "".join(BLOCKS).splitlines()
     return [
-        shlex.split(line.removeprefix(COMMAND), comments=True)
-        for line in lines
-        if line.startswith(COMMAND)
+        shlex.split(command.removeprefix(COMMAND))
+        for block in blocks_of(PAGE)
+        for command in block.commands
+        if command.startswith(COMMAND)
     ]
 
 
@@ -70,12 +69,11 @@ def mentioned() -> list[list[str]]:
 
 def evaluations() -> list[list[str]]:
     """Return the commands in code blocks of docs/evaluation.md as arguments of `thumbwheel`."""
-    page = (DOCS / "evaluation.md").read_text()
-    lines = "".join(
-        block for language, block in FENCED.findall(page) if language == "sh"
-    ).splitlines()
     return [
-        shlex.split(line, comments=True)[1:] for line in lines if line.startswith("thumbwheel ")
+        shlex.split(command)[1:]
+        for block in blocks_of((DOCS / "evaluation.md").read_text())
+        for command in block.commands
+        if command.startswith("thumbwheel ")
     ]
 
 
@@ -85,7 +83,7 @@ def sets(arguments: list[str]) -> Iterator[str]:
 
 def test_page_has_the_expected_structure() -> None:
     assert len(typed()) >= 12
-    assert not [language for language, _ in FENCED.findall(PAGE) if not language]
+    assert not blocks_of(PAGE, language="")
     assert {one[0] for one in mentioned()} >= {"tokenizer", "tasks", "grpo", "pretrain"}
 
 

@@ -16,7 +16,7 @@ from infra.machine.servers.prometheus import Prometheus
 from infra.machine.servers.seaweedfs import ACCESS_KEY, COMPONENTS, SeaweedFS
 from infra.machine.servers.valkey import Valkey
 from infra.run.supervision.child import Program
-from infra.run.supervision.ports import distinct_free_ports, is_free
+from infra.run.supervision.ports import distinct_free_ports, is_free, reserve
 from infra.watching.rules import local_rules
 
 # Default ports of clients. Other servers, and servers whose port is in use, get a free port.
@@ -86,7 +86,7 @@ def choose_ports(state: Path, brokers: int, *, usual: bool = True) -> dict[str, 
     file = state / "ports.json"
     if not file.exists():
         chosen = dict(zip(names, distinct_free_ports(len(names)), strict=True))
-        chosen |= {name: port for name, port in USUAL_PORTS.items() if usual and is_free(port)}
+        chosen |= {name: port for name, port in USUAL_PORTS.items() if usual and reserve(port)}
         file.write_text(json.dumps(chosen, indent=2))
     ports = {name: int(port) for name, port in json.loads(file.read_text()).items()}
     if set(ports) != set(names):

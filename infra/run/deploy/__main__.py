@@ -31,6 +31,19 @@ HTTP_PORT, GRPC_PORT = 80, 50051
 
 def main() -> int:
     """Run the command and return its exit status."""
+    options = parse(sys.argv[1:])
+    with as_command(ClusterError, ServerError, OSError):
+        deploy(
+            Layout(options.state.resolve()),
+            options.port,
+            options.grpc_port,
+            options.training,
+            whole=options.whole,
+        )
+    return 0
+
+
+def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m infra.run.deploy", description=__doc__)
     parser.add_argument(
         "--state", type=Path, default=STATE, help="the cluster's folder (default: %(default)s)"
@@ -55,16 +68,7 @@ def main() -> int:
         action="store_true",
         help="load the whole training image (six gigabytes) instead of mounting .venv",
     )
-    options = parser.parse_args()
-    with as_command(ClusterError, ServerError, OSError):
-        deploy(
-            Layout(options.state.resolve()),
-            options.port,
-            options.grpc_port,
-            options.training,
-            whole=options.whole,
-        )
-    return 0
+    return parser.parse_args(words)
 
 
 def deploy(

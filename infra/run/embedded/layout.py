@@ -10,7 +10,7 @@ from pathlib import Path
 
 from infra.machine.servers.vllm import STOP_SECONDS, uses_gpu
 from infra.run.supervision.child import Program
-from infra.run.supervision.ports import HOST, distinct_free_ports, free_port, is_free
+from infra.run.supervision.ports import HOST, distinct_free_ports, free_port, is_free, reserve
 from infra.run.supervision.secret_file import read_or_create, restrict_folder
 from infra.run.supervision.supervisor import LOGS
 from infra.service_table import HTTP_PORT, Service, service_table
@@ -183,7 +183,7 @@ def choose_ports(http_port: int, grpc_port: int) -> dict[str, int]:
     chosen = public_ports(http_port, grpc_port)
     for name, port in usual_ports().items():
         if name not in chosen:
-            chosen[name] = port if is_free(port) else free_port()
+            chosen[name] = port if reserve(port) else free_port()
     return chosen
 
 

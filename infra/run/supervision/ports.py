@@ -1,15 +1,12 @@
-"""Ports on loopback, each reserved for a process until its end.
+"""Ports on loopback, each reserved for a process until its end, also against other users.
 
-The ports lie below the ephemeral range of the system. Within that range a port may be taken between
-the check and the bind. A client that retries the port of a dead server may also receive that same
-port as its own source port, connect to itself and block the restart of the server.
+Free ports lie below the ephemeral range of the system. Within that range a port may be taken
+between the check and the bind. A client that retries the port of a dead server may also receive
+that port as its own source port, connect to itself and block the restart of the server.
 """
 
-import fcntl
-import os
 import random
 import socket
-import tempfile
 from pathlib import Path
 
 from training.errors import DetailedError
@@ -50,7 +47,7 @@ def distinct_free_ports(count: int) -> list[int]:
     for port in random.sample(range(FIRST_PORT, last), last - FIRST_PORT):
         if len(found) == count:
             return found
-        if is_free(port) and _reserve(port):
+        if reserve(port):
             found.append(port)
     raise NoPortError(
         f"no {count} free ports between {FIRST_PORT} and {last}", limit=f"{FIRST_PORT} to {last}"
@@ -68,17 +65,18 @@ def is_free(port: int) -> bool:
         return True
 
 
-def _reserve(port: int) -> bool:
-    """Reserve a port with a file lock.
+def reserve(port: int) -> bool:
+    """Reserve a free port for this process; return False if it is in use or reserved.
 
-    The descriptor stays open: the kernel releases the lock at the end of the process.
+    The reservation is a name of Linux without a file, which all users of the machine share. The
+    descriptor stays open: the kernel releases the name at the end of the process.
     """
-    folder = Path(tempfile.gettempdir()) / f"thumbwheel-ports-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    descriptor = os.open(folder / str(port), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+    if not is_free(port):
         return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as reservation:
+        try:
+            reservation.bind(f"\0thumbwheel-port-{port}")
+        except OSError:
+            return False
+        reservation.detach()
     return True

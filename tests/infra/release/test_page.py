@@ -1,15 +1,14 @@
 """The commands of docs/releasing.md, run with a skopeo that writes down its arguments."""
 
 import os
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from infra.machine.images.catalogue import ROOT
+from tests.support.pages import blocks_of
 
-BLOCKS = re.findall(r"^```sh\n(.*?)^```$", (ROOT / "docs/releasing.md").read_text(), re.M | re.S)
 DIGEST = f"sha256:{'1' * 64}"
 SKOPEO = (
     '#!/bin/sh\nfor each; do last2="$last"; last="$each"; done\necho "$last2 $last" >> "$CALLS"\n'
@@ -33,7 +32,8 @@ def release(tmp_path: Path) -> Path:
 
 def calls(word: str, folder: Path, home: Path) -> list[str]:
     """Run the block of the page that contains `word` and return the copies as source and target."""
-    (block,) = [each for each in BLOCKS if word in each]
+    page = (ROOT / "docs/releasing.md").read_text()
+    (block,) = [block.text for block in blocks_of(page) if word in block.text]
     environment = {**os.environ, "PATH": f"{home}:{os.environ['PATH']}", "CALLS": f"{home}/calls"}
     subprocess.run(["bash", "-euc", block], cwd=folder, env=environment, check=True)
     return (home / "calls").read_text().splitlines()

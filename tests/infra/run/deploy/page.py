@@ -1,19 +1,23 @@
 """Commands of the operating page, extracted verbatim for tests."""
 
-import re
 import shlex
 from pathlib import Path
 
 from infra.install.environment import ROOT
 from tests.infra.run.deploy.deployed import Deployed
+from tests.support.pages import blocks_of
 
 PAGE = ROOT / "docs" / "kubernetes.md"
-BLOCK = re.compile(r"<!-- run: (?P<title>.+?) -->\n```sh\n(?P<commands>.+?)```", re.DOTALL)
+MARK = "run: "
 
 
 def blocks() -> dict[str, str]:
     """Return the command blocks by title."""
-    return {found["title"]: found["commands"] for found in BLOCK.finditer(PAGE.read_text())}
+    return {
+        block.mark.removeprefix(MARK): block.text
+        for block in blocks_of(PAGE.read_text())
+        if block.mark.startswith(MARK)
+    }
 
 
 def run(deployed: Deployed, title: str, folder: Path, values: Path, setup: str = "") -> str:

@@ -55,6 +55,17 @@ def test_free_ports_are_distinct() -> None:
     assert set(choose_ports(free_port(), free_port())) == set(ports)
 
 
+def test_systems_that_start_together_have_different_internal_ports(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        usual = {"session": free.getsockname()[1]}
+    monkeypatch.setattr("infra.run.embedded.layout.usual_ports", lambda: usual)
+    first, second = (choose_ports(free_port(), free_port())["session"] for _ in range(2))
+    assert first == usual["session"]
+    assert second != first
+
+
 def made(tmp_path: Path) -> tuple[Layout, Path]:
     """Create a layout and a model for the layout."""
     model = tmp_path / "model"

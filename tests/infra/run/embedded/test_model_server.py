@@ -1,14 +1,11 @@
 """Choice of the model server, and the interpreter of vLLM that training gets from it."""
 
-import re
-import subprocess
 import sys
 from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
 
-from infra.install.environment import ROOT
 from infra.machine.servers import vllm
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.vllm import BUILD_VARIABLE, CPU, GPU
@@ -52,24 +49,6 @@ def test_missing_packages_of_the_predictor_are_refused_only_where_it_serves(
     with refused(ServerError, field="server", reason="MISSING") as caught:
         find_vllm(ModelServer.PREDICTOR)
     assert "environment.py predictor" in caught.value.text
-
-
-@pytest.mark.parametrize("target", ["up", "stack"])
-@pytest.mark.parametrize(
-    ("server", "groups"),
-    [
-        ("predictor", ["services", "predictor"]),
-        ("vllm", ["services"]),
-        ("external", ["services"]),
-    ],
-)
-def test_make_installs_the_packages_of_the_predictor_only_where_it_serves(
-    target: str, server: str, groups: list[str]
-) -> None:
-    command = ["make", "--dry-run", target, f"SERVER={server}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    (installation,) = re.findall(r"infra/install/environment\.py (.*)", done.stdout)
-    assert installation.split() == groups
 
 
 def test_an_unknown_model_server_is_refused_with_the_known_ones(
