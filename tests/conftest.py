@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tests.journeys.otlp import Receiver
     from tests.journeys.stack import Stack
     from tests.servers import KafkaServer, PostgresServer, S3Server, Server, ValkeyServer
+    from tests.support.newcomer import Newcomer
 
 # Ray lowers the priority of its workers (niceness 15). Next to two busy processors the workers
 # would hardly run.
@@ -305,3 +306,26 @@ def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Itera
 def documentation() -> Path:
     """Return the folder with the manuals of Debian packages, a subfolder for each."""
     return manuals.find_installed()
+
+
+@pytest.fixture(scope="session")
+def downloads() -> Iterator[Path]:
+    """Downloads of this machine that an ordinary user owns; a copy where tests run as root."""
+    from tests.support.newcomer import copy_downloads
+
+    with copy_downloads() as folder:
+        yield folder
+
+
+@pytest.fixture
+def newcomer(request: pytest.FixtureRequest) -> Iterator[Newcomer]:
+    """Provide an ordinary user with a clean clone, for long tests with downloads.
+
+    The commands of the marker `executes` must have been executed at the end of the test.
+    """
+    from tests.support.newcomer import newcomer
+
+    is_long = request.node.get_closest_marker("long") is not None
+    with newcomer(request.getfixturevalue("downloads") if is_long else None) as user:
+        yield user
+        assert set(request.node.get_closest_marker("executes").args) <= user.executed

@@ -92,6 +92,8 @@ SERVICES = ("proto", "gen", "services", "chat_format", "secret_detection", "s3_c
 TRAINING = ("proto", "gen", "training", "chat_format", "models", "sequential", "human_evaluation")
 SYSTEM = (*SERVICES, *TRAINING, "infra/run", "infra/machine/servers", "infra/install/small_model")
 DEPLOYED = (*SYSTEM, "charts", "Containerfile", "infra/machine", "infra/simulate")
+COMMANDS_TESTS = "tests/commands"
+COMMANDS = ("Makefile", "infra", "thumbwheel_cli", COMMANDS_TESTS)
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 ONE_BY_ONE = ("--dist", "no")
 CANDIDATES = "tests/journeys/test_candidates.py"
@@ -193,6 +195,26 @@ SLICES: dict[str, Slice] = {
         "the whole life of a small language model, from a crawl to chats",
         covers=(*SYSTEM, "infra/life", LIFE),
         pytest=("-m", "long", *ONE_BY_ONE, LIFE),
+    ),
+    "commands-first-use": Slice(
+        "README.md as an ordinary user in a clean clone: up, stack, runs on ratings, periodic runs",
+        covers=(*SYSTEM, *COMMANDS),
+        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_first_use.py"),
+    ),
+    "commands-demo": Slice(
+        "make demo RECIPE=nano and its controls, likewise",
+        covers=(*SYSTEM, *COMMANDS),
+        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_demo.py"),
+    ),
+    "commands-demo-small": Slice(
+        "make demo RECIPE=small, likewise",
+        covers=(*SYSTEM, *COMMANDS),
+        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_demo_small.py"),
+    ),
+    "commands-development": Slice(
+        "make check, page, lock, oracle and mutants, likewise",
+        covers=(*TRAINING, *COMMANDS),
+        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_development.py"),
     ),
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.newcomer import Newcomer
 from training.recipes.life.page import STEPS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,10 +83,12 @@ def test_short_life_continues_after_an_interruption(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_whole_life_learns(tmp_path: Path) -> None:
+@pytest.mark.timeout(2400)
+@pytest.mark.executes("make life")
+def test_whole_life_learns(newcomer: Newcomer) -> None:
     began = time.monotonic()
-    subprocess.run(command(tmp_path, 30), cwd=ROOT, check=True)
-    steps = check_whole(tmp_path)
+    newcomer.run("make life", seconds=2300)
+    steps = check_whole(newcomer.clone / ".state" / "life")
     print(
         f"{time.monotonic() - began:.0f} s", {name: step["seconds"] for name, step in steps.items()}
     )

@@ -9,18 +9,21 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from infra.install.environment import ROOT, cache
+from infra.run.supervision.ports import free_port
 from tests.journeys.stack import START_SECONDS, Stack, follow
 
 USER = "nobody"
 PATH = "/usr/local/bin:/usr/bin:/bin"
 # Settings of the machine for certificates and package registries.
-MACHINE = re.compile(r"CERT|CA_|^SSL_|PROXY|^PIP_|^UV_|^NPM_|^PYTHON$|^LANG$", re.IGNORECASE)
+MACHINE = re.compile(
+    r"CERT|CA_|^SSL_|PROXY|^PIP_|^UV_|^NPM_|^PYTHON$|^LANG$|^PATH$|^USER$|^LOGNAME$", re.IGNORECASE
+)
 
 
 def is_root() -> bool:
@@ -73,11 +76,11 @@ class Newcomer:
     def clone(self) -> Path:
         return self.home / "thumbwheel"
 
-    def run(self, command: str, *, seconds: float = 60, status: int = 0) -> str:
+    def run(self, command: str, *, seconds: float = 60, statuses: Collection[int] = (0,)) -> str:
         """Run a command in the clone and return its output.
 
         Args:
-            status: expected exit status.
+            statuses: expected exit statuses.
         """
         done = subprocess.run(
             ["timeout", "--kill-after=60", str(seconds), *self._words(command)],
@@ -89,7 +92,7 @@ class Newcomer:
             text=True,
             check=False,
         )
-        assert done.returncode == status, f"{command}: {done.returncode}\n{done.stdout[-4000:]}"
+        assert done.returncode in statuses, f"{command}: {done.returncode}\n{done.stdout[-4000:]}"
         self.executed.add(command)
         return done.stdout
 
@@ -134,11 +137,12 @@ class Newcomer:
 
 
 @contextmanager
-def newcomer(ports: tuple[int, int], downloads: Path | None = None) -> Iterator[Newcomer]:
+def newcomer(downloads: Path | None = None) -> Iterator[Newcomer]:
     """Create a home folder with a clone of HEAD.
 
+    The public ports are free ones, because others may use the usual ones.
+
     Args:
-        ports: public HTTP and gRPC port, because the usual ones may be in use.
         downloads: folder with downloads; None for none.
     """
     with temporary_folder("home") as home:
@@ -149,7 +153,8 @@ def newcomer(ports: tuple[int, int], downloads: Path | None = None) -> Iterator[
             (home / ".cache").mkdir()
             (home / ".cache" / "thumbwheel").symlink_to(downloads)
         give(home)
-        kept = {name: value for name, value in os.environ.items() if MACHINE.search(name)}
-        identity = {"HOME": str(home), "USER": USER, "LOGNAME": USER, "PATH": PATH}
-        chosen = {"PORT": str(ports[0]), "GRPC_PORT": str(ports[1])}
-        yield Newcomer(home, kept | identity | chosen)
+        environment = {name: value for name, value in os.environ.items() if MACHINE.search(name)}
+        if is_root():
+            environment |= {"USER": USER, "LOGNAME": USER, "PATH": PATH}
+        ports = {"PORT": str(free_port()), "GRPC_PORT": str(free_port())}
+        yield Newcomer(home, environment | {"HOME": str(home)} | ports)
