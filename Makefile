@@ -117,7 +117,7 @@ life: ## crawl, clean, pre-train, fine-tune and chat with a small model, offline
 	@$(THUMBWHEEL) life $(subst --state,--work,$(OTHER_STATE)) $(call option,MINUTES,minutes)
 
 lock: ## resolve dependencies and write the locks
-	@infra/install/lock.sh
+	@PYTHON='$(PYTHON)' infra/install/lock.sh
 
 page: ## build the page from services/web
 	@$(PYTHON) infra/install/environment.py dev

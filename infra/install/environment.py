@@ -125,6 +125,12 @@ def find_uv() -> str:
         # Environments made by uv have no pip; the base Python of .venv has.
         has_pip = importlib.util.find_spec("pip") is not None
         python = sys.executable if has_pip else f"{sys.base_prefix}/bin/python3"
+        probe = [python, "-m", "pip", "--version"]
+        if subprocess.run(probe, capture_output=True, check=False).returncode:
+            sys.exit(
+                f"environment: {python} has no pip; install it, on Debian with apt-get install "
+                "python3-pip, or set for example PYTHON=python3.12"
+            )
         with atomic_folder(home) as partial:
             run(
                 [

@@ -3,7 +3,9 @@
 # pyproject.toml.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-compile() { uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate "$@"; }
+# The pinned uv; a line about its installation may precede the path.
+uv=$("${PYTHON:-python3}" -c 'from infra.install.environment import find_uv; print(find_uv())' | tail -1)
+compile() { "$uv" pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate "$@"; }
 compile --group dev -o locks/resolution.txt
 for group in services predictor training evaluation corpus dev; do
   compile --group "$group" --constraints locks/resolution.txt --generate-hashes -o "locks/$group.txt"

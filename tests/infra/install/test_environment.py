@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from infra.install.environment import cache, run
+from infra.install.environment import cache, find_uv, run
 
 
 def test_downloads_follow_the_users_cache_settings(
@@ -21,6 +21,19 @@ def test_downloads_follow_the_users_cache_settings(
         monkeypatch.setenv(name, "")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache() == tmp_path / ".cache" / "thumbwheel"
+
+
+def test_python_without_pip_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THUMBWHEEL_CACHE", str(tmp_path))
+    python = tmp_path / "bin" / "python3"
+    python.parent.mkdir()
+    python.write_text("#!/bin/sh\necho No module named pip >&2; exit 1\n")
+    python.chmod(0o755)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path))
+    with pytest.raises(SystemExit) as caught:
+        find_uv()
+    assert {str(python), "python3-pip"} <= set(re.split(r"[ ,]+", str(caught.value)))
 
 
 def test_failed_step_is_named_and_interrupted_step_is_not(
