@@ -24,17 +24,34 @@ PATH = "/usr/local/bin:/usr/bin:/bin"
 MACHINE = re.compile(
     r"CERT|CA_|^SSL_|PROXY|^PIP_|^UV_|^NPM_|^PYTHON$|^LANG$|^PATH$|^USER$|^LOGNAME$", re.IGNORECASE
 )
+LINK = r"""
+cp -al "$1/." "$2"
+find "$2" -type d -exec chown "$3" {} + -exec chmod u+rwx {} +
+find "$2" -type f \( ! -perm -o=r -o -name '*.lock' -o -path "$2/npm/*" \) -print0 |
+  while IFS= read -r -d '' file; do
+    cp -p "$file" "$file.copy"
+    chown "$3" "$file.copy"
+    mv -f "$file.copy" "$file"
+  done
+"""
 
 
 def is_root() -> bool:
     return os.geteuid() == 0
 
 
+def owner() -> str:
+    """Return user and group of the commands as numbers of chown."""
+    entry = pwd.getpwnam(USER)
+    return f"{entry.pw_uid}:{entry.pw_gid}"
+
+
 def give(folder: Path) -> None:
     """Make the user of the commands the owner of a folder and its content."""
     if is_root():
-        group = pwd.getpwnam(USER).pw_gid
-        subprocess.run(["chown", "--recursive", f"{USER}:{group}", str(folder)], check=True)
+        subprocess.run(
+            ["chown", "--recursive", "--no-dereference", owner(), str(folder)], check=True
+        )
 
 
 @contextmanager
@@ -50,13 +67,19 @@ def temporary_folder(name: str) -> Iterator[Path]:
 
 @contextmanager
 def copy_downloads() -> Iterator[Path]:
-    """Provide the downloads of this machine in a folder that belongs to the user."""
+    """Provide the downloads of this machine in folders that belong to the user.
+
+    Files are hard links to those of root, which the user can read but not change: a copy of nine
+    gigabytes takes minutes. Files that a program writes in place, or that only root can read, are
+    copies.
+    """
     if not is_root():
         yield cache()
         return
     with temporary_folder("downloads") as folder:
-        subprocess.run(["cp", "-a", "--reflink=auto", f"{cache()}/.", str(folder)], check=True)
-        give(folder)
+        subprocess.run(
+            ["bash", "-euc", LINK, "link", str(cache()), str(folder), owner()], check=True
+        )
         yield folder
 
 
@@ -131,9 +154,9 @@ class Newcomer:
 
     @staticmethod
     def _words(command: str) -> list[str]:
-        user = ("setpriv", f"--reuid={USER}", f"--regid={pwd.getpwnam(USER).pw_gid}")
-        become = (*user, "--clear-groups") if is_root() else ()
-        return [*become, "bash", "-c", command]
+        user, group = owner().split(":")
+        become = ("setpriv", f"--reuid={user}", f"--regid={group}", "--clear-groups")
+        return [*(become if is_root() else ()), "bash", "-c", command]
 
 
 @contextmanager
