@@ -92,8 +92,7 @@ SERVICES = ("proto", "gen", "services", "chat_format", "secret_detection", "s3_c
 TRAINING = ("proto", "gen", "training", "chat_format", "models", "sequential", "human_evaluation")
 SYSTEM = (*SERVICES, *TRAINING, "infra/run", "infra/machine/servers", "infra/install/small_model")
 DEPLOYED = (*SYSTEM, "charts", "Containerfile", "infra/machine", "infra/simulate")
-COMMANDS_TESTS = "tests/commands"
-COMMANDS = ("Makefile", "infra", "thumbwheel_cli", COMMANDS_TESTS)
+COMMANDS = ("Makefile", "infra", "thumbwheel_cli", "tests/commands")
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 ONE_BY_ONE = ("--dist", "no")
 CANDIDATES = "tests/journeys/test_candidates.py"
@@ -196,26 +195,19 @@ SLICES: dict[str, Slice] = {
         covers=(*SYSTEM, "infra/life", LIFE),
         pytest=("-m", "long", *ONE_BY_ONE, LIFE),
     ),
-    "commands-first-use": Slice(
-        "README.md as an ordinary user in a clean clone: up, stack, runs on ratings, periodic runs",
-        covers=(*SYSTEM, *COMMANDS),
-        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_first_use.py"),
-    ),
-    "commands-demo": Slice(
-        "make demo RECIPE=nano and its controls, likewise",
-        covers=(*SYSTEM, *COMMANDS),
-        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_demo.py"),
-    ),
-    "commands-demo-small": Slice(
-        "make demo RECIPE=small, likewise",
-        covers=(*SYSTEM, *COMMANDS),
-        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_demo_small.py"),
-    ),
-    "commands-development": Slice(
-        "make check, page, lock, oracle and mutants, likewise",
-        covers=(*TRAINING, *COMMANDS),
-        pytest=("-m", "long", *ONE_BY_ONE, f"{COMMANDS_TESTS}/test_development.py"),
-    ),
+    **{
+        f"commands-{name.replace('_', '-')}": Slice(
+            f"{about}, as an ordinary user in a clean clone",
+            covers=(*SYSTEM, *COMMANDS),
+            pytest=("-m", "long", *ONE_BY_ONE, f"tests/commands/test_{name}.py"),
+        )
+        for name, about in {
+            "first_use": "README.md: make up, stack, loop on ratings, periodic runs",
+            "demo": "make demo RECIPE=nano and its controls",
+            "demo_small": "make demo RECIPE=small",
+            "development": "make check, page, lock, oracle and mutants",
+        }.items()
+    },
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",
         covers=(*DEPLOYED, "tests/infra"),

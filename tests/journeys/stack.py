@@ -141,6 +141,8 @@ class Stack:
         """Wait for a terminal line with all these texts. Returns the first."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
+            if self.supervisor.poll() is not None:
+                end = min(end, time.monotonic() + 1)  # for its last lines
             for line in self.lines[since:]:
                 if all(text in line for text in texts):
                     return line

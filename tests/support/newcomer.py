@@ -27,7 +27,8 @@ MACHINE = re.compile(
 LINK = r"""
 cp -al "$1/." "$2"
 find "$2" -type d -exec chown "$3" {} + -exec chmod u+rwx {} +
-find "$2" -type f \( ! -perm -o=r -o -name '*.lock' -o -path "$2/npm/*" \) -print0 |
+find "$2" -type f \( ! -perm -o=r -o -name '.*' -o -name '*.lock' -o -name CACHEDIR.TAG \
+  -o -path "$2/npm/*" \) -print0 |
   while IFS= read -r -d '' file; do
     cp -p "$file" "$file.copy"
     chown "$3" "$file.copy"
