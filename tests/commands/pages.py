@@ -21,7 +21,7 @@ def targets() -> tuple[str, ...]:
 @cache
 def commands() -> tuple[str, ...]:
     """Return the commands of the pages; `RECIPE=nano|small` yields two."""
-    found: dict[str, None] = {}
+    unique: dict[str, None] = {}
     for page in PAGES:
         text = (ROOT / page).read_text()
         typed = [command for block in blocks_of(text) for command in block.commands]
@@ -29,8 +29,8 @@ def commands() -> tuple[str, ...]:
             if command.startswith(PROGRAMS):
                 start, *choices = command.split("|")
                 first = start.rsplit("=", 1)[0]
-                found.update(dict.fromkeys((start, *(f"{first}={one}" for one in choices))))
-    return tuple(found)
+                unique.update(dict.fromkeys((start, *(f"{first}={one}" for one in choices))))
+    return tuple(unique)
 
 
 @cache

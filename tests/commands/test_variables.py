@@ -43,7 +43,7 @@ VARIABLES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "life": {**STATE, "MINUTES": ("", "2.5")},
     "cluster": STATE,
     "cluster-down": STATE,
-    "deploy": {"TRAINING": ("", "kuberay", "job"), "WHOLE": ("", "1"), **STATE, **PORT},
+    "deploy": {"TRAINING": ("", "kuberay", "job", "local"), "WHOLE": ("", "1"), **STATE, **PORT},
     "test-long": {"SLICE": ("", "mutants", "oracle life")},
     "test-gpu": {"PART": ("", PARTS[0], " ".join(PARTS))},
     "mutants": {"NAME": ("", MUTANTS[0].name)},
@@ -166,19 +166,17 @@ def runs_of(target: str) -> tuple[DryRun, ...]:
     """Return the commands of a target for all combinations of its variables, first without any."""
     variables = VARIABLES.get(target, {})
     combinations: list[dict[str, str]] = [{}]
-    for values in product(*variables.values()):
-        given = dict(zip(variables, values, strict=True))
-        if given.get("PORT"):
-            given["GRPC_PORT"] = "51061"
-        combinations.append(given)
-    arguments = [
-        [target, *(f"{name}={value}" for name, value in given.items())] for given in combinations
-    ]
-    outputs = dry_run(arguments)
+    for choice in product(*variables.values()):
+        combinations.append(dict(zip(variables, choice, strict=True)))
+        if combinations[-1].get("PORT"):
+            combinations[-1]["GRPC_PORT"] = "51061"
+    outputs = dry_run(
+        [[target, *(f"{name}={value}" for name, value in one.items())] for one in combinations]
+    )
     subprocess.run(["bash", "-n"], input="\n".join(outputs), text=True, check=True)
     return tuple(
-        DryRun(given, tuple(split(output)))
-        for given, output in zip(combinations, outputs, strict=True)
+        DryRun(values, tuple(split(output)))
+        for values, output in zip(combinations, outputs, strict=True)
     )
 
 
@@ -209,21 +207,21 @@ def test_empty_variables_are_as_absent_ones(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", STARTING)
-def test_program_gets_the_given_values_and_has_its_own_defaults(target: str) -> None:
+def test_program_gets_the_values_and_has_its_own_defaults(target: str) -> None:
     absent, *others = runs_of(target)
     defaults = vars(absent.parsed())
     for run in others:
-        given = {name.lower(): value for name, value in run.values.items() if value}
-        if target in OTHER_STATE and given.get("state") == ".state":
-            del given["state"]
-        if target == "life" and "state" in given:
-            given["work"] = given.pop("state")
-        if "whole" in given:
-            given["whole"] = "True"
+        expected = {name.lower(): value for name, value in run.values.items() if value}
+        if target in OTHER_STATE and expected.get("state") == ".state":
+            del expected["state"]
+        if target == "life" and "state" in expected:
+            expected["work"] = expected.pop("state")
+        if "whole" in expected:
+            expected["whole"] = "True"
         options = vars(run.parsed())
-        assert {name: str(options[name]) for name in given} == given
-        assert {name: options[name] for name in defaults.keys() - given} == {
-            name: value for name, value in defaults.items() if name not in given
+        assert {name: str(options[name]) for name in expected} == expected
+        assert {name: options[name] for name in defaults.keys() - expected} == {
+            name: value for name, value in defaults.items() if name not in expected
         }
 
 
