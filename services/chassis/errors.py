@@ -54,6 +54,7 @@ class SchemaRevisionError(DetailedError):
 class ServiceError(DetailedError):
     """An error that the caller of an RPC may see.
 
+    `actual` is the value that exceeds `limit`, in its unit, or "" if it would reveal user text.
     `retry_seconds` is the delay before a retry, or 0 if none is known.
     """
 
@@ -68,9 +69,11 @@ class ServiceError(DetailedError):
         reason: str = "",
         field: str = "",
         limit: str = "",
+        actual: str = "",
         retry_seconds: float = 0.0,
     ) -> None:
         super().__init__(text, field=field, reason=reason, limit=limit)
+        self.actual = actual
         self.retry_seconds = retry_seconds
 
 
@@ -147,10 +150,9 @@ def status_details(error: ServiceError) -> bytes:
     The status has one ErrorInfo, and a RetryInfo if the error has a retry delay.
     """
     info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN)
-    if error.field:
-        info.metadata["field"] = error.field
-    if error.limit:
-        info.metadata["limit"] = error.limit
+    for name in ("field", "limit", "actual"):
+        if value := getattr(error, name):
+            info.metadata[name] = value
     status = status_pb2.Status(code=error.code.value[0], message=error.text)
     status.details.add().Pack(info)
     if error.retry_seconds:
@@ -190,6 +192,7 @@ def from_rpc(error: grpc.aio.AioRpcError, peer: str) -> ServiceError:
             reason=info.reason,
             field=info.metadata.get("field", ""),
             limit=info.metadata.get("limit", ""),
+            actual=info.metadata.get("actual", ""),
             retry_seconds=retry.retry_delay.ToNanoseconds() / 1e9,
         )
     translated.from_peer = True

@@ -54,6 +54,17 @@ class ConversationLimitError(ResourceExhaustedError):
     reason = "TOO_MANY_CONVERSATIONS"
 
 
+class ContextLengthError(InvalidArgumentError):
+    """A message is too long for the model's context; `limit` and `actual` are in tokens.
+
+    The reason is OpenAI's code, in upper case. Clients recognise it or the beginning of TEXT, and
+    shorten the conversation.
+    """
+
+    reason = "CONTEXT_LENGTH_EXCEEDED"
+    TEXT = "this model's maximum context length is exceeded"
+
+
 def field_error(field: str, limit: str, actual: str = "") -> InvalidArgumentError:
     """Return the error for a field outside its limit.
 
@@ -63,7 +74,7 @@ def field_error(field: str, limit: str, actual: str = "") -> InvalidArgumentErro
         actual: size of the value, or "" if the size explains nothing or would reveal user text.
     """
     text = f"{field} must be {limit}" + (f", not {actual}" if actual else "")
-    return InvalidArgumentError(text, field=field, limit=limit)
+    return InvalidArgumentError(text, field=field, limit=limit, actual=actual)
 
 
 def with_field(error: InvalidArgumentError, field: str) -> InvalidArgumentError:
@@ -75,6 +86,7 @@ def with_field(error: InvalidArgumentError, field: str) -> InvalidArgumentError:
         reason=error.reason,
         field=field,
         limit=error.limit,
+        actual=error.actual,
     )
 
 

@@ -11,16 +11,16 @@ text, so that a context never exceeds the window.
 """
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from tokenizers import Tokenizer
 
-from services.chassis.errors import DetailedError, InvalidArgumentError
+from services.chassis.errors import DetailedError
 from services.contracts.chat import FinishReason, Role
-from services.contracts.limits import MAX_TEXT_CHARACTERS
+from services.contracts.limits import MAX_TEXT_CHARACTERS, ContextLengthError
 from services.session.message import Message
 from services.session.tree import Branch
 
@@ -55,22 +55,35 @@ class Selection:
     dropped: int
 
 
-def select_context(branch: Branch, budget: Budget) -> Selection:
+def select_context(branch: Branch, budget: Budget, fields: Mapping[str, str]) -> Selection:
     """Select the context from a branch that ends with a user message.
 
     The branch is read only as far as the context reaches.
 
+    Args:
+        fields: fields of the request by the id of the message that they bring.
+
     Raises:
-        InvalidArgumentError: the last message does not fit in addition to the system messages; the
-            limit is in tokens.
+        ContextLengthError: the last message and the system messages do not fit together; names the
+            longest of them. Its limit is what the others leave.
     """
     system = [message for message in branch.pinned if message.role is Role.SYSTEM]
-    room = budget.tokens - budget.cost(system)
-    if budget.cost(branch.newest[-1:]) > room:
-        limit = f"{max(0, room - budget.overhead_tokens)} tokens"
-        raise InvalidArgumentError(
-            f"text must fit the context of the model: {limit}", field="text", limit=limit
+    required = [*branch.newest[-1:], *system]
+    excess = budget.cost(required) - budget.tokens
+    if excess > 0:
+        longest = max(required, key=lambda message: message.tokens)
+        # Without a field the message was stored by an earlier request.
+        field = fields.get(longest.id, "conversation_id")
+        actual, limit = f"{longest.tokens} tokens", f"{max(0, longest.tokens - excess)} tokens"
+        others = " and the other required messages" if len(required) > 1 else ""
+        raise ContextLengthError(
+            f"{ContextLengthError.TEXT}: the {longest.role} message ({field}) has {actual}; "
+            f"at most {limit} fit beside the answer{others}",
+            field=field,
+            limit=limit,
+            actual=actual,
         )
+    room = budget.tokens - budget.cost(system)
     chosen, all_fit = _fitting(_answered(branch.newest_first()), room, budget)
     above = chosen[0].depth - sum(message.position < chosen[0].position for message in system)
     messages = (*system, *chosen)

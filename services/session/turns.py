@@ -35,7 +35,7 @@ from services.session.conversations import ConversationLimits
 from services.session.message import Message, StoredTurn
 from services.session.relay import TurnRecorder, is_published
 from services.session.store.store import OwnedRows, Store
-from services.session.tree import open_answer, plan_append
+from services.session.tree import AppendPlan, open_answer, plan_append
 
 MAX_TITLE_CHARACTERS = 80
 
@@ -95,7 +95,8 @@ class TurnBeginner:
         """Begin a turn, or return the earlier turn with the same request id.
 
         Raises:
-            InvalidArgumentError: a limit is exceeded, or the text does not fit the context.
+            InvalidArgumentError: a limit is exceeded.
+            ContextLengthError: the messages do not fit the context.
             NotFoundError: conversation, parent or message is missing or belongs to another user.
             AlreadyExistsError: the request id was used with another payload.
             ConversationLimitError: the user or the tenant has too many conversations.
@@ -142,7 +143,7 @@ class TurnBeginner:
         if is_new and not request.client_keeps_conversation:
             self._limits.check_room(rows)
         plan = plan_append(rows, request, tokens, new_id, now)
-        chosen = select_context(plan.branch, budget)
+        chosen = select_context(plan.branch, budget, _fields_of_messages(request, plan))
         conversation = plan.conversation
         answer = open_answer(plan, request, chosen.messages, new_id, now)
         rows.add_messages([*plan.new_messages, answer])
@@ -158,6 +159,18 @@ class TurnBeginner:
         if request.request_id:
             rows.add_turn(request.request_id, stored)
         return _response(stored, chosen.messages)
+
+
+def _fields_of_messages(
+    request: session_pb2.BeginTurnRequest, plan: AppendPlan
+) -> Mapping[str, str]:
+    """Return the field of the request for each message of the plan that it brings, by id."""
+    if not request.HasField("user"):
+        return {plan.branch.leaf_id: "regenerate_message_id"}
+    # Messages without text are not stored.
+    names = [f"history[{n}].text" for n, message in enumerate(request.history) if message.text]
+    ids = (message.id for message in plan.new_messages)
+    return dict(zip(ids, [*names, "user.text"], strict=True))
 
 
 def _was_stored(rows: OwnedRows, turn: session_pb2.BeginTurnResponse) -> bool:

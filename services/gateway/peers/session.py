@@ -29,7 +29,6 @@ log = logging.getLogger(__name__)
 PEER = "session"
 # Fields of BeginTurnRequest and of its context under their names in the public API.
 PUBLIC_FIELDS = {
-    "text": "input.text",
     "user.text": "input.text",
     "user.original_text": "input.text",
     "reply_tokens": "sampling.max_tokens",
@@ -81,6 +80,8 @@ class SessionPeer(_Client):
         try:
             return await self._call(self._stub.BeginTurn, message)
         except InvalidArgumentError as error:
+            if error.field.startswith("history"):
+                raise with_field(error, f"input.{error.field}") from error
             raise with_field(error, PUBLIC_FIELDS.get(error.field, error.field)) from error
         except ResourceExhaustedError as error:
             if error.reason == ConversationLimitError.reason:

@@ -8,12 +8,8 @@ from enum import StrEnum
 
 import aiohttp
 
-from services.chassis.errors import (
-    InvalidArgumentError,
-    ResourceExhaustedError,
-    ServiceError,
-    UnavailableError,
-)
+from services.chassis.errors import ResourceExhaustedError, ServiceError, UnavailableError
+from services.contracts.limits import ContextLengthError
 
 DEFAULT_RETRY_SECONDS, MAX_RETRY_SECONDS = 1.0, 3600.0
 # The part of a refusal in which the reason is looked for.
@@ -46,7 +42,7 @@ TEXTS = {
     Outcome.KEY_UNREADABLE: "the key for the external model cannot be read",
     Outcome.KEY_REFUSED: "the endpoint of the external model refuses the key",
     Outcome.UNKNOWN: "the endpoint does not have the external model",
-    Outcome.CONTEXT_TOO_LONG: "the conversation exceeds the context window of the external model",
+    Outcome.CONTEXT_TOO_LONG: "the external model refuses the conversation as too long",
     Outcome.REQUEST_REFUSED: "the endpoint of the external model refuses the request",
     Outcome.BUSY: "the endpoint of the external model has too many requests",
     Outcome.FAILED: "the endpoint of the external model failed",
@@ -82,7 +78,7 @@ class ExternalModelError(Exception):
         """Return the error of the call."""
         text, reason = TEXTS[self.outcome], f"EXTERNAL_MODEL_{self.outcome.upper()}"
         if self.outcome is Outcome.CONTEXT_TOO_LONG:
-            return InvalidArgumentError(text, reason=reason, field="messages")
+            return ContextLengthError(f"{ContextLengthError.TEXT}: {text}", field="messages")
         kind = ResourceExhaustedError if self.outcome is Outcome.BUSY else UnavailableError
         return kind(text, reason=reason, retry_seconds=self.retry_after or DEFAULT_RETRY_SECONDS)
 

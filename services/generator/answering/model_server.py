@@ -26,6 +26,7 @@ from services.chassis.errors import (
     UnavailableError,
 )
 from services.chassis.telemetry import trace_headers
+from services.contracts.limits import ContextLengthError
 from services.generator.answering.completion import PATH, chat_body, read_chunks
 from services.generator.answering.engine import Timeouts
 from services.generator.answering.presets import Sampling
@@ -329,11 +330,8 @@ async def _invalid_request_error(response: aiohttp.ClientResponse) -> InvalidArg
     if limit is None:
         return InvalidArgumentError(f"the model server rejects {name}", field=name)
     tokens = f"{limit[1]} tokens"
-    return InvalidArgumentError(
-        f"{name} exceeds the model's context; the limit is {tokens}",
-        reason="CONTEXT_TOO_LONG",
-        field=name,
-        limit=tokens,
+    return ContextLengthError(
+        f"{ContextLengthError.TEXT} by {name}: at most {tokens}", field=name, limit=tokens
     )
 
 

@@ -185,7 +185,7 @@ async def test_an_endpoint_that_dies_fails_the_turn_with_its_text(tmp_path: Path
         (
             {"refusal": (400, {"error": {"code": "context_length_exceeded"}})},
             400,
-            "external_model_context_too_long",
+            "context_length_exceeded",
         ),
     ],
 )

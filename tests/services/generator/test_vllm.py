@@ -252,7 +252,7 @@ async def test_metrics_of_dashboards_alerts_and_autoscaling_exist(
 
 async def test_a_context_that_is_too_long_is_refused_with_the_limit(stubs: Stubs) -> None:
     error = await error_of(answer(stubs, "word " * 2 * CONTEXT_TOKENS, max_tokens=8))
-    assert (error.reason, error.field) == ("CONTEXT_TOO_LONG", "messages")
+    assert (error.reason, error.field) == ("CONTEXT_LENGTH_EXCEEDED", "messages")
     assert error.limit == f"{CONTEXT_TOKENS} tokens"
 
 

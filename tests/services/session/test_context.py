@@ -7,9 +7,8 @@ from typing import Any, cast
 import pytest
 from pydantic import ValidationError
 
-from services.chassis.errors import InvalidArgumentError
 from services.contracts.chat import FinishReason, Role
-from services.contracts.limits import MAX_TEXT_CHARACTERS
+from services.contracts.limits import MAX_TEXT_CHARACTERS, ContextLengthError
 from services.session import tree
 from services.session.context import (
     INLINE_CHARACTERS,
@@ -80,7 +79,7 @@ def leading(messages: list[Message]) -> Branch:
 def chosen(messages: list[Message], tokens: int, overhead: int = 0) -> list[str]:
     return [
         message.id
-        for message in select_context(leading(messages), Budget(tokens, overhead)).messages
+        for message in select_context(leading(messages), Budget(tokens, overhead), {}).messages
     ]
 
 
@@ -103,7 +102,7 @@ def test_context_is_selected_as_training_shortens_it(case: ContextCase) -> None:
         )
     ]
     if case.kept is None:
-        with refused(InvalidArgumentError, field="text"):
+        with refused(ContextLengthError):
             chosen(messages, case.budget)
     else:
         assert chosen(messages, case.budget) == [f"m{at}" for at in case.kept]
@@ -120,25 +119,38 @@ def test_oldest_messages_are_dropped_first_and_the_system_message_is_kept() -> N
 
 
 def test_context_never_begins_with_an_answer() -> None:
-    selection = select_context(leading(TALK), Budget(50, 0))
+    selection = select_context(leading(TALK), Budget(50, 0), {})
     assert [message.id for message in selection.messages] == ["m0", "m3", "m4", "m5"]
     assert (selection.tokens, selection.dropped) == (40, 2)
 
 
 def test_chat_template_counts_tokens_for_each_message() -> None:
-    assert select_context(leading(TALK), Budget(77, 3)).tokens == 4 * 13
-    assert select_context(leading(TALK), Budget(78, 3)).tokens == 6 * 13
+    assert select_context(leading(TALK), Budget(77, 3), {}).tokens == 4 * 13
+    assert select_context(leading(TALK), Budget(78, 3), {}).tokens == 6 * 13
 
 
-def test_last_message_that_does_not_fit_is_refused_with_the_limit_in_tokens() -> None:
-    with refused(InvalidArgumentError, field="text", limit="28 tokens"):
-        select_context(
-            leading(path((SYSTEM, "be brief"), (USER, "long"), tokens=30)), Budget(64, 3)
-        )
-    assert chosen(path((SYSTEM, "be brief"), (USER, "long"), tokens=29), 64, overhead=3) == [
-        "m0",
-        "m1",
-    ]
+FIELDS = {"m0": "history[0].text", "m1": "user.text"}
+
+
+@pytest.mark.parametrize(
+    ("system_tokens", "tokens", "fields", "field", "limit", "actual"),
+    [
+        (30, 30, FIELDS, "user.text", "28 tokens", "30 tokens"),
+        (31, 28, FIELDS, "history[0].text", "30 tokens", "31 tokens"),
+        (70, 5, {"m1": "user.text"}, "conversation_id", "53 tokens", "70 tokens"),
+        (70, 90, FIELDS, "user.text", "0 tokens", "90 tokens"),
+    ],
+)
+def test_context_that_does_not_fit_is_refused_naming_the_longest_message_in_tokens(
+    system_tokens: int, tokens: int, fields: dict[str, str], field: str, limit: str, actual: str
+) -> None:
+    system, user = path((SYSTEM, "be brief"), (USER, "long"), tokens=tokens)
+    system = replace(system, tokens=system_tokens)
+    with refused(ContextLengthError, field=field, limit=limit) as caught:
+        select_context(leading([system, user]), Budget(64, 3), fields)
+    assert caught.value.actual == actual
+    fitting = path((SYSTEM, "be brief"), (USER, "long"), tokens=29)
+    assert chosen(fitting, 64, overhead=3) == ["m0", "m1"]
 
 
 @pytest.mark.parametrize(
@@ -197,7 +209,9 @@ def long_talk(turns: int) -> list[Message]:
 @pytest.mark.parametrize("turns", [100, 10_000])
 def test_long_branch_is_read_only_as_far_as_the_context_reaches(turns: int) -> None:
     rows = BranchRows(long_talk(turns))
-    selection = select_context(branch_to(cast(Any, rows), rows.messages[-1].id), Budget(1_000, 0))
+    selection = select_context(
+        branch_to(cast(Any, rows), rows.messages[-1].id), Budget(1_000, 0), {}
+    )
     assert selection.messages == (rows.messages[0], *rows.messages[-99:])
     assert selection.dropped == 2 * turns + 1 - 99
     assert rows.read == 2 + 2 * tree.PAGE
@@ -210,7 +224,7 @@ def test_branch_with_a_leaf_without_depth_is_read_completely() -> None:
     assert (found.depth, found.pinned_ids) == (202, ("m0", "m1"))
     below = found.append(path((ASSISTANT, "answer"))[0]).newest[-1]
     assert (below.depth, below.pinned_ids, below.parent_id) == (202, ("m0", "m1"), found.leaf_id)
-    assert select_context(found, Budget(1_000, 0)).dropped == 201 - 99
+    assert select_context(found, Budget(1_000, 0), {}).dropped == 201 - 99
 
 
 @pytest.mark.parametrize("page", [1, 2, 3, 7])
@@ -218,9 +232,10 @@ def test_page_size_does_not_change_the_context(page: int, monkeypatch: pytest.Mo
     messages = long_talk(20)
     messages[21] = replace(messages[21], finish_reason=FinishReason.INPUT_BLOCKED)
     messages[22] = replace(messages[22], parent_id=messages[21].id)
-    whole = [select_context(leading(messages), Budget(tokens, 0)) for tokens in range(20, 500, 10)]
+    budgets = [Budget(tokens, 0) for tokens in range(20, 500, 10)]
+    whole = [select_context(leading(messages), budget, {}) for budget in budgets]
     monkeypatch.setattr(tree, "PAGE", page)
-    paged = [select_context(leading(messages), Budget(tokens, 0)) for tokens in range(20, 500, 10)]
+    paged = [select_context(leading(messages), budget, {}) for budget in budgets]
     assert [vars(selection) for selection in paged] == [vars(selection) for selection in whole]
 
 

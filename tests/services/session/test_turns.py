@@ -9,6 +9,7 @@ import pytest
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.session.v1 import session_pb2
 
+from services.chassis.errors import from_rpc
 from tests.services.session.service import (
     ADA,
     SAMPLE,
@@ -190,17 +191,46 @@ async def test_history_is_imported_and_its_system_message_is_always_in_context(
     ]
 
 
-async def test_text_over_the_budget_is_refused_and_not_stored(home: Home) -> None:
+@pytest.mark.parametrize(
+    ("earlier", "text", "named"),
+    [
+        ((), "w " * 47, ("user.text", "46 tokens", "47 tokens")),
+        (
+            ((chat_pb2.ROLE_SYSTEM, "w " * 50),),
+            "hello",
+            ("history[0].text", "43 tokens", "50 tokens"),
+        ),
+        (
+            ((chat_pb2.ROLE_USER, ""), (chat_pb2.ROLE_SYSTEM, "w " * 50)),
+            "hello",
+            ("history[1].text", "43 tokens", "50 tokens"),
+        ),
+    ],
+)
+async def test_text_over_the_budget_is_refused_by_its_field_and_not_stored(
+    home: Home, earlier: Any, text: str, named: tuple[str, str, str]
+) -> None:
     async with session_service(home) as stub:
-        code, _, field, limit = await error_of(
-            stub.BeginTurn(begin("w " * 47), timeout=5, metadata=ADA)
-        )
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.BeginTurn(begin(text, history=history(*earlier)), timeout=5, metadata=ADA)
         await stub.BeginTurn(begin("w " * 46), timeout=5, metadata=ADA)
         listed = await stub.ListConversations(
             session_pb2.ListConversationsRequest(), timeout=5, metadata=ADA
         )
-    assert (code, field, limit) == (grpc.StatusCode.INVALID_ARGUMENT, "text", "46 tokens")
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    error = from_rpc(caught.value, "session")
+    assert (error.field, error.limit, error.actual) == named
+    assert error.reason == "CONTEXT_LENGTH_EXCEEDED"
     assert len(listed.conversations) == 1
+
+
+async def test_regenerated_message_without_room_for_a_longer_answer_is_named(home: Home) -> None:
+    async with session_service(home) as stub:
+        turn = await talk(stub, "w " * 40, "hi")
+        again = begin(regenerate_message_id=turn.assistant_message_id, reply_tokens=30)
+        _, reason, field, limit = await error_of(stub.BeginTurn(again, timeout=5, metadata=ADA))
+    assert (reason, limit) == ("CONTEXT_LENGTH_EXCEEDED", "30 tokens")
+    assert field == "regenerate_message_id"
 
 
 async def test_title_is_the_first_words_cut_between_words(home: Home) -> None:

@@ -6,11 +6,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+import grpc
 import openai
 import pytest
 from thumbwheel.chat.v1 import chat_pb2
 
-from services.contracts.limits import field_error
+from services.chassis.errors import from_rpc
+from services.contracts.limits import ContextLengthError, field_error
 from tests.services.gateway.fakes import BAD_WORD, CANDIDATE, FORBIDDEN, STABLE
 from tests.services.gateway.gateway_under_test import GatewayUnderTest
 
@@ -187,7 +189,8 @@ async def test_errors_raise_the_exceptions_of_the_package(gateway: GatewayUnderT
 @pytest.mark.parametrize(
     ("field", "sent", "openai_name", "name"),
     [
-        ("text", {}, "messages[0].content", "input.text"),
+        ("user.text", {}, "messages[0].content", "input.text"),
+        ("history[1].text", {}, "messages[1].content", "input.history[1].text"),
         ("user.original_text", {}, "messages[0].content", "input.text"),
         ("reply_tokens", {"max_tokens": 9}, "max_tokens", "sampling.maxTokens"),
         (
@@ -218,6 +221,39 @@ async def test_refusal_by_the_session_names_a_field_of_the_api(
         f"{gateway.url}/api/messages", json={"input": {"text": "hi"}}, headers=gateway.headers()
     ) as response:
         assert (await response.json())["error"]["param"] == name
+
+
+async def test_message_that_does_not_fit_the_context_is_named_with_its_tokens_in_all_apis(
+    gateway: GatewayUnderTest,
+) -> None:
+    gateway.fakes.session.refusal = ContextLengthError(
+        f"{ContextLengthError.TEXT}: the system message (history[0].text) has 9120 tokens",
+        field="history[0].text",
+        limit="6074 tokens",
+        actual="9120 tokens",
+    )
+    async with client(gateway) as api:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await api.chat.completions.create(model="thumbwheel", messages=QUESTION)
+    assert (caught.value.code, caught.value.param) == (
+        "context_length_exceeded",
+        "messages[0].content",
+    )
+    assert {"9120", "6074"} <= set(re.findall(r"\d+", caught.value.message))
+    async with gateway.http.post(
+        f"{gateway.url}/api/messages", json={"input": {"text": "hi"}}, headers=gateway.headers()
+    ) as response:
+        error = (await response.json())["error"]
+    assert (error["code"], error["param"]) == ("context_length_exceeded", "input.history[0].text")
+    assert {"9120", "6074"} <= set(re.findall(r"\d+", error["message"]))
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await gateway.ask("hi")
+    ours = from_rpc(refused.value, "gateway")
+    assert (ours.field, ours.limit, ours.actual) == (
+        "input.history[0].text",
+        "6074 tokens",
+        "9120 tokens",
+    )
 
 
 async def test_error_during_the_stream_is_raised_by_the_package(gateway: GatewayUnderTest) -> None:

@@ -203,7 +203,7 @@ async def test_a_context_that_is_too_long_is_the_callers_fault(
         error = await error_of(stubs)
     assert (error.code, error.reason, error.field) == (
         grpc.StatusCode.INVALID_ARGUMENT,
-        "EXTERNAL_MODEL_CONTEXT_TOO_LONG",
+        "CONTEXT_LENGTH_EXCEEDED",
         "messages",
     )
     assert "PROMPT" not in error.text
