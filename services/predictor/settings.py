@@ -51,7 +51,11 @@ class PredictorSettings(ModelServerSettings):
         "the process then ends; unset: the process stays, not ready",
     )
     max_versions: int = Field(4, ge=1, description="limit of versions in memory")
-    kv_blocks: int = Field(256, ge=1, description="key/value blocks of 32 tokens for each version")
+    kv_blocks: int = Field(
+        512,
+        ge=1,
+        description="key/value blocks of 32 tokens for each version: two contexts of 8,192 tokens",
+    )
     max_concurrent: int = Field(16, ge=1, description="generations of a version that share a step")
     max_waiting: int = Field(
         64, ge=0, description="queued generations of a version; more are refused with 429"

@@ -8,7 +8,12 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 
-from services.predictor.engine.engine import MAX_UNDELIVERED_STEPS, AdmissionLimits, Engine
+from services.predictor.engine.engine import (
+    LONG_PROMPT_TOKENS,
+    MAX_UNDELIVERED_STEPS,
+    AdmissionLimits,
+    Engine,
+)
 from services.predictor.engine.generation import Finish, Generation, Sampling, TokenBatch
 from services.predictor.engine.pipeline import Progress
 from services.predictor.errors import EngineFailedError, OverloadedError, UnavailableError
@@ -28,6 +33,7 @@ class SteppedPipeline:
         self.broken = False
         self.drop = False
         self.batches: list[int] = []
+        self.unread: set[int] = set()  # requests whose prompt is being read
 
     def add(self, request_id: int, prompt: Sequence[int], sampling: Sampling) -> None:
         self.live[request_id] = sampling
@@ -43,6 +49,8 @@ class SteppedPipeline:
         if self.drop:
             del self.live[request_id]
             return Progress(dropped=True)
+        if request_id in self.unread:
+            return Progress()
         self.generated[request_id] += 1
         finish = (
             Finish.LENGTH
@@ -161,6 +169,31 @@ async def test_requests_above_the_limit_wait_or_are_refused(
     assert max(pipeline.batches) == 2
     await engine.drain(1.0)
     assert engine.active == 0
+
+
+async def test_short_prompts_overtake_long_ones_which_are_read_one_at_a_time(
+    pipeline: SteppedPipeline,
+) -> None:
+    observer, long = RecordingObserver(), [1] * (LONG_PROMPT_TOKENS + 1)
+    engine = Engine(pipeline, AdmissionLimits(8, 8), asyncio.get_running_loop(), observer)
+    pipeline.unread = {1}
+    first, second, cancelled, short = (
+        engine.submit(prompt, SAMPLING) for prompt in (long, long, long, [1])
+    )
+    cancelled.cancel()
+    engine.start()
+    pipeline.permits.release()
+    assert (await anext(short)).ids == (1,)
+    assert [batch async for batch in cancelled] == []
+    assert pipeline.live.keys() == {1, 2}, "the first long prompt and the short one"
+    pipeline.unread = set()
+    pipeline.permits.release(2)
+    assert (await anext(first)).ids[0] == 1
+    assert (await anext(second)).ids[0] == 1
+    started = [tokens for name, tokens in observer.calls if name == "started"]
+    assert started == [len(long), 1, len(long)]
+    pipeline.permits.release(1000)
+    await asyncio.to_thread(engine.close)
 
 
 async def test_cancellation_ends_a_generation_within_one_step(
