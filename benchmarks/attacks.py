@@ -5,14 +5,16 @@ server answers at once (benchmarks/chat_path.py). One user chats, one turn after
 quiet machine, during the control, and during the attack. A sender in a process of its own sends
 the bytes of the attack, at the same pace in both cases: in the control to a server that reads and
 ignores them, in the attack to the gateway. So the ratio of attack and control is the effect on the
-services, without the cost of sending on the same processors. Everything stays on loopback, and
-each attack is bounded in requests and time.
+services, without the cost of sending on the same processors. All attacks run twice: without quotas,
+and with those of the chart for the attacker. Everything stays on loopback, and each attack is
+bounded in requests and time.
 """
 
 import argparse
 import asyncio
 import itertools
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -47,7 +49,7 @@ from benchmarks.chat_path import (
     ready,
     running,
 )
-from infra.run.embedded.layout import Layout, free_ports
+from infra.run.embedded.layout import UNLIMITED_QUOTAS, Layout, free_ports
 from infra.run.supervision.ports import HOST, free_port
 from services.chassis.identity import Caller
 from services.gateway.identity.authentication import mint, new_secret
@@ -69,6 +71,8 @@ SEND = b"/thumbwheel.chat.v1.ChatService/SendMessage"
 TIMEOUT = (b"grpc-timeout", b"60S")
 MAX_WINDOW = 2**31 - 1
 START_SECONDS = 1.5
+# A turn every few milliseconds would exhaust the quotas of a person, so that the tenant has none.
+BYSTANDER = Caller("bystanders", "bystander")
 SENTENCE = "My neighbour asked about the weather in the mountains and the price of tea. "
 
 
@@ -302,10 +306,9 @@ async def chatting(turn: Turn, seconds: float) -> Figures:
 
 async def measure(names: Iterable[str], layout: Layout, idle_port: int, seconds: float) -> None:
     """Measure all attacks and print a row for each."""
-    attacker = await attackers_key(layout)
+    attacker, key = await new_keys(layout, Caller("default", "attacker"), BYSTANDER)
     attacked = Target(layout.ports["http"], layout.ports["gateway"], attacker)
     idle = Target(idle_port, idle_port, attacker)
-    key = (layout.state / "owner.key").read_text().strip()
     sampling = chat_pb2.SamplingOverrides(max_tokens=SHORT_TOKENS)
     message = chat_pb2.SendMessageRequest(
         input=chat_pb2.UserInput(text=QUESTION), sampling=sampling
@@ -332,12 +335,13 @@ async def measure(names: Iterable[str], layout: Layout, idle_port: int, seconds:
             print(f"{name:26}{cells}{f'{ratios[0]:.2f} / {ratios[1]:.2f}':>20}", flush=True)
 
 
-async def attackers_key(layout: Layout) -> str:
-    """Return an ordinary key of another user than the bystander."""
-    secret, key = mint(Caller("default", "attacker"))
+async def new_keys(layout: Layout, *callers: Caller) -> list[str]:
+    """Create an ordinary key for each caller."""
+    minted = [mint(caller) for caller in callers]
     async with open_database(f"sqlite+aiosqlite:///{layout.state / 'keys.db'}") as engine:
-        await SqlKeyStore(engine).add(key)
-    return secret
+        for _, key in minted:
+            await SqlKeyStore(engine).add(key)
+    return [secret for secret, _ in minted]
 
 
 def figures_of(figures: Figures) -> str:
@@ -369,11 +373,20 @@ def main() -> None:
         uvloop.run(serve_idle(options.idle))
         return
     print_environment()
-    with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
-        layout = Layout(Path(folder), {**free_ports(), "bare": free_port()})
-        layout.prepare()
-        with running(layout, model_directory(Path(folder))):
-            uvloop.run(run(layout, options))
+    os.environ["TW_GATEWAY_QUOTA_OVERRIDES"] = json.dumps(
+        {BYSTANDER.tenant: UNLIMITED_QUOTAS["gateway"]}
+    )
+    # Each turn of the bystander is a conversation.
+    os.environ["TW_SESSION_MAX_CONVERSATIONS_PER_USER"] = "0"
+    os.environ["TW_SESSION_MAX_CONVERSATIONS_PER_TENANT"] = "0"
+    for without_quotas in (True, False):
+        print(f"\n{'without' if without_quotas else 'with'} quotas of the attacker")
+        with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
+            ports = {**free_ports(), "bare": free_port()}
+            layout = Layout(Path(folder), ports, without_quotas=without_quotas)
+            layout.prepare()
+            with running(layout, model_directory(Path(folder))):
+                uvloop.run(run(layout, options))
 
 
 if __name__ == "__main__":

@@ -407,7 +407,8 @@ def main() -> None:
         return
     print_environment()
     with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
-        layout = Layout(Path(folder), {**free_ports(), "bare": free_port()})
+        ports = {**free_ports(), "bare": free_port()}
+        layout = Layout(Path(folder), ports, without_quotas=True)
         layout.prepare()
         with running(layout, model_directory(Path(folder))) as processes:
             uvloop.run(run(layout, processes, options))

@@ -230,7 +230,8 @@ def main() -> None:
     options = parser.parse_args()
     print_environment()
     with tempfile.TemporaryDirectory(prefix="thumbwheel-bench-") as folder:
-        layout = Layout(Path(folder), {**free_ports(), "bare": free_port()})
+        free = {**free_ports(), "bare": free_port()}
+        layout = Layout(Path(folder), free, without_quotas=True)
         layout.prepare()
         model = model_directory(Path(folder))
         with running(layout, model), sharing_gateways(layout, model) as ports:

@@ -96,7 +96,7 @@ async def running_stack(
     folder: Path, token_seconds: float, brokers: int
 ) -> AsyncIterator[tuple[StackLayout, Pids]]:
     """Start servers and services like `make stack`, with instant model server and collector."""
-    run = Layout(folder, {**stack_ports(0, 0), "traces": free_port()})
+    run = Layout(folder, {**stack_ports(0, 0), "traces": free_port()}, without_quotas=True)
     run.prepare()
     model = chat_path.model_directory(folder)
     ports = choose_ports(folder / "servers", brokers, usual=False)

@@ -77,7 +77,7 @@ def services(
 
     Yields their layout and process ids.
     """
-    layout = Layout(folder, {**free_ports(), "predictor": model_port})
+    layout = Layout(folder, {**free_ports(), "predictor": model_port}, without_quotas=True)
     layout.prepare()
     pids = {}
     with ExitStack() as stack:

@@ -292,12 +292,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, receiver: Receiver) -> Itera
 
     Tests must restore services they stop.
     """
-    from tests.journeys.stack import running_stack, shared_environment
+    from tests.journeys.stack import WITHOUT_QUOTAS, running_stack, shared_environment
 
     with pytest.MonkeyPatch.context() as environment:
         for name, value in shared_environment(receiver.port).items():
             environment.setenv(name, value)
-        with running_stack(tmp_path_factory.mktemp("state")) as running:
+        with running_stack(tmp_path_factory.mktemp("state"), options=WITHOUT_QUOTAS) as running:
             environment.undo()
             yield running
 

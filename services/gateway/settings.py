@@ -249,6 +249,11 @@ class GatewaySettings(PostgresParts, ServiceSettings):
         ge=1,
         description="limits of a key with the scope end_users, in multiples of one user's limits",
     )
+    owner_users: int = Field(
+        10,
+        ge=1,
+        description="limits of the user owner of the tenant default, in multiples of one user's",
+    )
     quota_reply_tokens: int = Field(
         1024, ge=1, description="tokens reserved for an answer if a request sets no max_tokens"
     )
@@ -322,7 +327,7 @@ class GatewaySettings(PostgresParts, ServiceSettings):
 
     def audited(self) -> dict[str, str]:
         """Return the settings, by subject, whose changes belong in the audit log; no secrets."""
-        quotas = {*QuotaOverride.model_fields, "quota_overrides"}
+        quotas = {*QuotaOverride.model_fields, "quota_overrides", "owner_users"}
         subjects = {"oidc issuers": {"oidc_issuers"}, "quotas": quotas}
         return {
             # Sets are sorted, because their order differs between processes.
@@ -338,7 +343,11 @@ class GatewaySettings(PostgresParts, ServiceSettings):
             for tenant, override in self.quota_overrides.items()
         }
         return QuotaRules(
-            *_allowances(general), overrides, self.quota_reply_tokens, self.shared_key_users
+            *_allowances(general),
+            overrides,
+            self.quota_reply_tokens,
+            self.shared_key_users,
+            self.owner_users,
         )
 
     @model_validator(mode="after")

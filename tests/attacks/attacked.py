@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from infra.service_table import service_table
 from services.chassis.service_identity import TokenSigner
 from tests.journeys.client import Client, finish_of
@@ -19,6 +21,17 @@ MAX_GROWTH_MIB = 128
 ANSWER_SECONDS = 60.0
 SHORT = {"maxTokens": 4}
 FINISHED = ("FINISH_REASON_STOP", "FINISH_REASON_LENGTH")
+
+# Attacks by load run against a system without quotas, where the other limits must hold alone, and
+# against one with quotas, as users run it.
+BOTH_QUOTAS = pytest.mark.parametrize(
+    "attacked_system",
+    [
+        pytest.param("stack", id="without quotas"),
+        pytest.param("stack_with_quotas", id="with quotas", marks=pytest.mark.long),
+    ],
+    indirect=True,
+)
 
 
 @dataclass

@@ -6,15 +6,26 @@ import pytest
 
 from tests.attacks.attacked import Attacked
 from tests.journeys.client import Client
-from tests.journeys.stack import Stack
+from tests.journeys.stack import Stack, running_stack
 
 # The default scopes and that of reviewers, whose routes are attacked as well.
 SCOPES = "chat,feedback,account,review"
 
 
 @pytest.fixture(scope="session")
-def attacked_system(stack: Stack) -> Attacked:
-    """Return the system with keys of an attacker and of three others."""
+def stack_with_quotas(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Return an embedded system as `make up` starts it."""
+    with running_stack(tmp_path_factory.mktemp("state")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def attacked_system(request: pytest.FixtureRequest) -> Attacked:
+    """Return the system with keys of an attacker and of three others.
+
+    The parameter is the name of the fixture of the system, by default that without quotas.
+    """
+    stack: Stack = request.getfixturevalue(getattr(request, "param", "stack"))
 
     def client(user: str, tenant: str = "default") -> Client:
         return Client(stack.http, stack.make_keys(user, tenant=tenant, scopes=SCOPES)[0])

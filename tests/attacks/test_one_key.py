@@ -22,6 +22,7 @@ from services.contracts.limits import MAX_REQUEST_CHARACTERS
 from services.gateway.settings import GatewaySettings
 from tests.attacks.attacked import (
     ANSWER_SECONDS,
+    BOTH_QUOTAS,
     SHORT,
     Attacked,
     authorized,
@@ -155,6 +156,7 @@ async def test_compressed_message_is_not_unpacked_beyond_the_limit(attacked: Att
     assert peak - before < 50
 
 
+@BOTH_QUOTAS
 async def test_half_sent_messages_of_one_key_are_bounded(attacked: Attacked) -> None:
     """Attack A10 with a key: 32 of the incomplete messages are received at the same time."""
     half = grpc_message(bytes(600 * 1024))[:-1]
@@ -178,6 +180,7 @@ async def test_half_sent_messages_of_one_key_are_bounded(attacked: Attacked) -> 
     assert peak - before < 60
 
 
+@BOTH_QUOTAS
 async def test_half_sent_bodies_of_one_key_are_bounded(attacked: Attacked) -> None:
     """Half-sent bodies: 32 are received at the same time, 256 wait, the others are refused."""
     request = (
@@ -216,6 +219,7 @@ def long_history(number: int) -> dict[str, Any]:
     return {"input": {"text": "Go on.", "history": history}, "sampling": SHORT}
 
 
+@BOTH_QUOTAS
 async def test_distinct_long_histories_do_not_starve_the_guard(attacked: Attacked) -> None:
     """Attack A5: judgements without a deadline made the turns of all users fail closed."""
     url = f"{attacked.stack.http}/api/messages"
@@ -231,6 +235,7 @@ async def test_distinct_long_histories_do_not_starve_the_guard(attacked: Attacke
         assert set(await asyncio.gather(*flood)) <= ANSWERED_OR_LATE
 
 
+@BOTH_QUOTAS
 async def test_hard_texts_do_not_stop_the_enhancer(attacked: Attacked) -> None:
     """Attack A6: one text held the enhancer of all users for 1.6 s."""
     url = f"{attacked.stack.http}/api/messages"
@@ -247,7 +252,7 @@ async def test_hard_texts_do_not_stop_the_enhancer(attacked: Attacked) -> None:
                 await asyncio.sleep(0.1)
         for status, answer in await asyncio.gather(*flood):
             # Texts are enhanced before the session service refuses those that exceed the window.
-            assert status in ANSWERED_OR_LATE or "context of the model" in answer
+            assert status in ANSWERED_OR_LATE or "context_length_exceeded" in answer
 
 
 def test_enhancer_corrects_the_hard_texts(attacked_system: Attacked) -> None:
@@ -272,6 +277,7 @@ def is_enhanced(client: Client) -> bool:
     return any("enhanced" in event for event in client.ask(TYPED, sampling=SHORT))
 
 
+@BOTH_QUOTAS
 @pytest.mark.parametrize(
     "readers", [pytest.param(100, id="100"), pytest.param(3_000, id="3000", marks=pytest.mark.long)]
 )
@@ -313,6 +319,7 @@ def corrections(client: Client, message_id: str, count: int) -> Counter[int]:
     return statuses
 
 
+@BOTH_QUOTAS
 @pytest.mark.parametrize(
     "count", [pytest.param(8, id="8"), pytest.param(1_000, id="1000", marks=pytest.mark.long)]
 )

@@ -10,7 +10,7 @@ import pytest
 
 from services.gateway.http.server import MAX_UNAUTHENTICATED_CONNECTIONS
 from services.gateway.identity.authentication import new_secret
-from tests.attacks.attacked import Attacked
+from tests.attacks.attacked import BOTH_QUOTAS, Attacked
 from tests.journeys.client import Client
 from tests.support.http1 import raw_request
 
@@ -147,6 +147,7 @@ async def test_unfinished_heads_are_disconnected(attacked: Attacked) -> None:
         writer.close()
 
 
+@BOTH_QUOTAS
 async def test_flood_of_unknown_keys_does_not_lock_out_known_keys(attacked: Attacked) -> None:
     """Attack S-15: each unknown key is a query. The new key was not checked before the flood."""
     known = attacked.stack.make_keys("late")[0]

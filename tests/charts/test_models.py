@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from infra.install.small_model import __main__ as small_model
+from infra.run.embedded.context_window import CPU_CONTEXT_TOKENS, reply_tokens
 from tests.charts.rendering import (
     VALUES,
     Object,
     component,
+    containers,
     of_kind,
     outside_ports,
     pods,
@@ -50,6 +52,26 @@ def import_options(job: Any) -> argparse.Namespace:
     options = parser().parse_args(words)
     assert options.command is commands.run
     return options
+
+
+def test_window_of_small_fits_its_server_and_all_services_know_the_part_for_the_answer() -> None:
+    found = {
+        variable["name"]: variable["value"]
+        for container in containers(render(EVALUATION))
+        for variable in container.get("env", ())
+        if variable["name"].endswith(("_CONTEXT_TOKENS", "REPLY_TOKENS", "_KV_BLOCKS"))
+    }
+    assert found == {
+        "TW_SESSION_CONTEXT_TOKENS": str(CPU_CONTEXT_TOKENS),
+        **dict.fromkeys(
+            (
+                "TW_SESSION_REPLY_TOKENS",
+                "TW_GENERATOR_REPLY_TOKENS",
+                "TW_GATEWAY_QUOTA_REPLY_TOKENS",
+            ),
+            str(reply_tokens(CPU_CONTEXT_TOKENS)),
+        ),
+    }
 
 
 def test_small_is_the_default_and_comes_from_its_image() -> None:

@@ -31,6 +31,8 @@ STOP_SECONDS = 120
 # Users of this tenant have a request limit per minute. All others are unlimited.
 FRUGAL_TENANT, FRUGAL_REQUESTS = "frugal", 2
 EXPORT_EVERY_MS = "200"
+# Option for tests whose few keys ask or rate more than a person.
+WITHOUT_QUOTAS = ("--without-quotas",)
 # Model of battles that no server has.
 ABSENT_MODEL = "absent-1"
 

@@ -18,7 +18,7 @@ from infra.simulate.users.demo import Demonstration
 from infra.simulate.users.settings import PLANS, Control, Settings
 from infra.simulate.users.system import Rows, System
 from infra.simulate.users.training_loop import LoopRun, read_run
-from tests.journeys.stack import Stack, running_stack
+from tests.journeys.stack import WITHOUT_QUOTAS, Stack, running_stack
 
 STABLE = "nano-0"
 # The limits of the demonstration, 240 s, suit free cores: at a load of 20 they allowed 674 thumbs.
@@ -92,7 +92,7 @@ def scores_of_reward_model(run: LoopRun) -> list[float]:
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_equal_hacked_good_and_broken_candidates(tmp_path: Path, record_property: Any) -> None:
-    with running_stack(tmp_path / "state") as stack:
+    with running_stack(tmp_path / "state", options=WITHOUT_QUOTAS) as stack:
         asyncio.run(judge_candidates(stack, record_property))
 
 
@@ -100,7 +100,7 @@ def test_equal_hacked_good_and_broken_candidates(tmp_path: Path, record_property
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 def test_sycophantic_candidate(tmp_path: Path, record_property: Any) -> None:
-    with running_stack(tmp_path / "state") as stack:
+    with running_stack(tmp_path / "state", options=WITHOUT_QUOTAS) as stack:
         asyncio.run(judge_sycophant(stack, record_property))
 
 

@@ -13,7 +13,7 @@ import pytest
 from infra.machine.certificates.authority import Authority
 from infra.service_table import service_table
 from tests.journeys.client import Client, finish_of
-from tests.journeys.stack import Stack, running_stack
+from tests.journeys.stack import WITHOUT_QUOTAS, Stack, running_stack
 from tests.support.secret_volume import SecretVolume
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "charts" / "thumbwheel" / "files" / "tests"
@@ -80,9 +80,7 @@ def test_authority_is_replaced_while_answers_stream(
         # Certificates are compared when a connection opens.
         age = f"TW_{service.name.upper()}_CONNECTION_AGE_SECONDS"
         monkeypatch.setenv(age, str(CONNECTION_AGE_SECONDS))
-    for quota in ("USER", "TENANT"):
-        monkeypatch.setenv(f"TW_GATEWAY_{quota}_REQUESTS_PER_MINUTE", "0")
-    with running_stack(tmp_path / "state") as stack:
+    with running_stack(tmp_path / "state", options=WITHOUT_QUOTAS) as stack:
         ports = {each.name: stack.ports[each.name] for each in service_table().internal}
         with Users(stack) as users:
             users.wait_for_answers(1)

@@ -24,13 +24,13 @@ from infra.simulate.users.demo import Demonstration
 from infra.simulate.users.settings import PLANS, Control, Settings
 from infra.simulate.users.system import Rows, System
 from tests.journeys.client import Client, finish_of, text_of
-from tests.journeys.stack import Stack, running_stack
+from tests.journeys.stack import WITHOUT_QUOTAS, Stack, running_stack
 
 
 @pytest.fixture(scope="module")
 def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Run a system for the tests of this module only, because they count all rows."""
-    with running_stack(tmp_path_factory.mktemp("state")) as running:
+    with running_stack(tmp_path_factory.mktemp("state"), options=WITHOUT_QUOTAS) as running:
         yield running
 
 

@@ -15,7 +15,7 @@ from services.feedback.principals.sealing import MasterKey
 from services.feedback.store import tables
 from services.feedback.store.database import open_database
 from tests.journeys.client import Client, finish_of
-from tests.journeys.stack import ROOT, running_stack
+from tests.journeys.stack import ROOT, WITHOUT_QUOTAS, running_stack
 
 PREVIOUS, NEW = "5e" * 32, "7c" * 32
 # Several pages of the command.
@@ -66,7 +66,10 @@ def test_no_call_fails_while_the_master_key_is_rotated(
     (tmp_path / "master.key").write_text(NEW)
     monkeypatch.setenv("TW_FEEDBACK_ACCEPTED_MASTER_KEYS", PREVIOUS)
     stop, rounds = threading.Event(), [0] * USERS
-    with running_stack(tmp_path) as stack, ThreadPoolExecutor(USERS) as pool:
+    with (
+        running_stack(tmp_path, options=WITHOUT_QUOTAS) as stack,
+        ThreadPoolExecutor(USERS) as pool,
+    ):
         clients = [Client(stack.http, key) for key in stack.make_keys("ada", count=USERS)]
 
         def serve(number: int) -> None:

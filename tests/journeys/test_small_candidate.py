@@ -13,7 +13,7 @@ from infra.simulate.users.demo import Demonstration
 from infra.simulate.users.settings import PLANS, Control, Settings
 from infra.simulate.users.system import Rows, System
 from infra.simulate.users.training_loop import LoopRun, read_run
-from tests.journeys.stack import Stack, running_stack
+from tests.journeys.stack import WITHOUT_QUOTAS, Stack, running_stack
 from training.evaluation.gate import Result
 from training.evaluation.task_rows import RULES
 from training.probes.items import Kind
@@ -28,7 +28,7 @@ PLAN = replace(PLANS["small"], thumbs=300, seconds=2400.0)
 def test_every_row_of_the_gate_has_data_in_a_run_of_the_loop(
     tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    with running_stack(tmp_path / "state", "small") as stack:
+    with running_stack(tmp_path / "state", "small", options=WITHOUT_QUOTAS) as stack:
         run = asyncio.run(one_run(stack))
     record_property("result", run.reason)
     assert run.gate is not None

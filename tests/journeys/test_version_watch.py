@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.journeys.client import Client
-from tests.journeys.stack import ROOT, Stack, running_stack
+from tests.journeys.stack import ROOT, WITHOUT_QUOTAS, Stack, running_stack
 from tests.journeys.version_copies import copy_of, write_manifest
 from training.evaluation.canary import Verdict
 from training.remote import RolloutClient
@@ -33,7 +33,7 @@ def make_endless(folder: Path) -> None:
 @pytest.fixture
 def watched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     monkeypatch.setenv("TW_GENERATOR_WATCH_SHARE", "0.3")
-    with running_stack(tmp_path / "state") as running:
+    with running_stack(tmp_path / "state", options=WITHOUT_QUOTAS) as running:
         yield running
 
 

@@ -18,7 +18,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 from infra.watching.boards import BOARDS
 from tests.journeys.client import Client, finish_of
 from tests.journeys.prometheus import SERVICES, PrometheusServer, check_panels, excuse, watched
-from tests.journeys.stack import Stack, running_stack
+from tests.journeys.stack import WITHOUT_QUOTAS, Stack, running_stack
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
 from training.evaluation.gate import Check, Result
 from training.reporting.progress import Lines, ProgressReporter
@@ -62,7 +62,7 @@ class MonitoredSystem:
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MonitoredSystem]:
-    with running_stack(tmp_path_factory.mktemp("state")) as stack:
+    with running_stack(tmp_path_factory.mktemp("state"), options=WITHOUT_QUOTAS) as stack:
         targets = {
             name: [f"127.0.0.1:{stack.ports[f'{name}_metrics']}"]
             for name in (*SERVICES, "predictor")

@@ -43,6 +43,8 @@
   {{- else if eq $name "generator" -}}
     {{- $_ := mustMergeOverwrite $settings (dict "serving" "external" "external_stable" (include "thumbwheel.externalModel" $root)
           "reply_tokens" $external.replyTokens) -}}
+  {{- else if eq $name "gateway" -}}
+    {{- $_ := set $settings "quota_reply_tokens" $external.replyTokens -}}
   {{- end -}}
 {{- else if eq $name "session" -}}
   {{- $_ := mustMergeOverwrite $settings (dict "tokenizer_file" (printf "/models/%s/tokenizer.json" $root.Values.models.initial)
@@ -50,6 +52,8 @@
 {{- else if eq $name "generator" -}}
   {{- $_ := mustMergeOverwrite $settings (dict "stable_directory" (printf "/models/%s" $root.Values.models.initial)
         "reply_tokens" $root.Values.models.replyTokens) -}}
+{{- else if eq $name "gateway" -}}
+  {{- $_ := set $settings "quota_reply_tokens" $root.Values.models.replyTokens -}}
 {{- end -}}
 {{- if eq $name "generator" -}}
   {{- with include "thumbwheel.externalModels" $root | fromYaml -}}{{- $_ := set $settings "external_models" . -}}{{- end -}}

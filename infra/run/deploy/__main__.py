@@ -6,6 +6,7 @@ Usage: `python -m infra.run.deploy`. `make deploy` runs this command.
 import argparse
 import sys
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from infra.run.deploy.port_forward import forward_port
 from infra.run.deploy.release import load_images
 from infra.run.deploy.storage import prepare_storage
 from infra.run.deploy.training import RayMode, chart_values, install_operator, prepare_packages
+from infra.run.embedded.model_server import add_quota_option
 from infra.run.supervision.interruption import as_command
 from infra.run.supervision.terminal import SUPERVISOR, Terminal
 
@@ -38,6 +40,7 @@ def main() -> int:
             options.port,
             options.grpc_port,
             options.training,
+            release.WITHOUT_QUOTAS if options.without_quotas else {},
             whole=options.whole,
         )
     return 0
@@ -68,13 +71,23 @@ def parse(words: list[str]) -> argparse.Namespace:
         action="store_true",
         help="load the whole training image (six gigabytes) instead of mounting .venv",
     )
+    add_quota_option(parser)
     return parser.parse_args(words)
 
 
 def deploy(
-    layout: Layout, port: int, grpc_port: int, training: RayMode | None, *, whole: bool
+    layout: Layout,
+    port: int,
+    grpc_port: int,
+    training: RayMode | None,
+    values: Mapping[str, object],
+    *,
+    whole: bool,
 ) -> None:
     """Run all steps. Each step is idempotent.
+
+    Args:
+        values: values of the chart in addition to those of this cluster and of training.
 
     Raises:
         ClusterError, ServerError: a step failed; the message contains its output.
@@ -105,7 +118,9 @@ def deploy(
     if training is RayMode.KUBERAY:
         install_operator(shell, kuberay.find_installed(), release.NAMESPACE, say)
     say("installing the chart, until every pod is ready")
-    release.install(shell, tags, chart_values(training, whole=whole) if training else {})
+    if training:
+        values = release.overlaid(values, chart_values(training, whole=whole))
+    release.install(shell, tags, values)
     say("helm test")
     release.test(shell)
     address, key = release.gateway_address(shell), release.owner_key(shell)

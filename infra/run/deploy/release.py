@@ -55,15 +55,16 @@ def load_images(
 
 CHART = ROOT / "charts" / "thumbwheel"
 VALUES = CHART / "ci" / "evaluation-values.yaml"
-# Values for this cluster only: its DNS caches answers for a second, and the few keys of its clients
-# represent many users.
+# Values for this cluster only, whose DNS caches answers for a second.
 LOCAL_VALUES: Mapping[str, object] = MappingProxyType(
     {
         "rollout": {"minReadySeconds": 6},
         # The image of the small model would take minutes to load into each new cluster.
         "models": {"initial": "nano-0", "contextTokens": 256, "replyTokens": 64},
-        "services": {name: {"settings": dict(quota)} for name, quota in UNLIMITED_QUOTAS.items()},
     }
+)
+WITHOUT_QUOTAS: Mapping[str, object] = MappingProxyType(
+    {"services": {name: {"settings": dict(quota)} for name, quota in UNLIMITED_QUOTAS.items()}}
 )
 NAME = NAMESPACE = "thumbwheel"
 INSTALL_SECONDS = 300

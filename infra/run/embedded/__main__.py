@@ -28,6 +28,7 @@ from infra.run.embedded.layout import (
 )
 from infra.run.embedded.model_server import (
     ModelServer,
+    add_quota_option,
     add_server_option,
     find_vllm,
     record_vllm,
@@ -118,6 +119,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         help="gRPC port; 0 picks a free one",
     )
     add_server_option(start, tuple(ModelServer))
+    add_quota_option(start)
     start.add_argument(
         "--loop-every", default="", help="interval of periodic training runs, for example 6h"
     )
@@ -162,7 +164,8 @@ def prepare(arguments: argparse.Namespace) -> tuple[Layout, Path | None]:
     state = arguments.state.resolve()
     check_not_running(state)
     vllm_python = find_vllm(arguments.server)
-    layout = Layout(state, choose_ports(arguments.port, arguments.grpc_port), vllm_python)
+    ports = choose_ports(arguments.port, arguments.grpc_port)
+    layout = Layout(state, ports, vllm_python, arguments.without_quotas)
     model = first_model(layout, arguments, arguments.recipe)
     if arguments.loop_every:
         require_own_model(state)

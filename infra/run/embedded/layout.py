@@ -1,7 +1,6 @@
 """Layout of an embedded run: folders, ports on loopback and the settings of each service."""
 
 import contextlib
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -9,6 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from infra.machine.servers.vllm import STOP_SECONDS, uses_gpu
+from infra.run.embedded.context_window import (
+    cache_gigabytes,
+    context_tokens,
+    gpu_bytes,
+    reply_tokens,
+)
 from infra.run.supervision.child import Program
 from infra.run.supervision.ports import HOST, distinct_free_ports, free_port, is_free, reserve
 from infra.run.supervision.secret_file import read_or_create, restrict_folder
@@ -19,14 +24,10 @@ from training.errors import DetailedError
 from training.service_identity import FOLDER, OPERATOR, TRAINING
 
 ROOT = Path(__file__).resolve().parents[3]
-# A longer context slows a 270 M model on two cores without a gain in quality.
-MAX_CONTEXT_TOKENS = 2048
-# The keys and values of one context of an 8B model are 1 GB (32 layers, 8 heads of 128, 16 bits).
-MAX_GPU_CONTEXT_TOKENS = 8192
 # The start of vLLM takes minutes on a busy machine, and on a GPU it compiles a large model.
 VLLM_LOAD_SECONDS = 1800
 VLLM_DRAIN_SECONDS = 30
-# Settings by service for systems whose few keys represent many users, or the owner of the machine.
+# Settings by service for `--without-quotas`: systems whose few keys represent many users.
 UNLIMITED_QUOTAS: Mapping[str, Mapping[str, int]] = {
     "gateway": {
         "max_turns_per_user": 0,
@@ -65,11 +66,13 @@ class Layout:
     Args:
         ports: port of every listener.
         vllm_python: interpreter of the vLLM that serves the models; None: the predictor.
+        without_quotas: no quotas, for load and attacks; otherwise those of the services' settings.
     """
 
     state: Path
     ports: Mapping[str, int]
     vllm_python: Path | None = None
+    without_quotas: bool = False
 
     @property
     def models(self) -> Path:
@@ -234,14 +237,6 @@ def free_ports() -> dict[str, int]:
     return dict(zip(names, distinct_free_ports(len(names)), strict=True))
 
 
-def context_tokens(layout: Layout, model: Path) -> int:
-    """Return the limit of tokens per turn: the context length of the model, bounded by device."""
-    config = json.loads((model / "config.json").read_text())
-    on_gpu = layout.vllm_python is not None and uses_gpu()
-    bound = MAX_GPU_CONTEXT_TOKENS if on_gpu else MAX_CONTEXT_TOKENS
-    return min(int(config["max_position_embeddings"]), bound)
-
-
 def programs(layout: Layout, model: Path | None) -> list[Program]:
     """Return the programs of all services with their settings, callees before their callers.
 
@@ -259,6 +254,12 @@ def programs(layout: Layout, model: Path | None) -> list[Program]:
     return found
 
 
+def context_window(layout: Layout, model: Path) -> int:
+    """Return the tokens of prompt and answer together."""
+    on_gpu = layout.vllm_python is not None and uses_gpu()
+    return context_tokens(model, gpu_bytes() if on_gpu else 0.0)
+
+
 def model_server(
     layout: Layout, predictor: Mapping[str, object], model: Path | None
 ) -> list[Program]:
@@ -272,11 +273,13 @@ def model_server(
         return []
     if layout.vllm_python is None:
         return [program("predictor", predictor, "predictor")]
+    window = context_window(layout, model)
     settings = {
         **{name: predictor[name] for name in ("host", "port", "metrics_port", "model_server_key")},
         "python": layout.vllm_python,
         "folder": layout.state / VLLM,
-        "max_model_len": context_tokens(layout, model),
+        "max_model_len": window,
+        "kv_gigabytes": cache_gigabytes(model, window),
         "enforce_eager": not uses_gpu(),
         "load_seconds": VLLM_LOAD_SECONDS,
         "drain_seconds": VLLM_DRAIN_SECONDS,
@@ -321,8 +324,8 @@ def service_settings(layout: Layout, model: Path | None) -> dict[str, dict[str, 
 
 def _model_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]:
     """Return the settings of session and generator for a model of the installation."""
-    context = context_tokens(layout, model)
-    reply = context // 4
+    context = context_window(layout, model)
+    reply = reply_tokens(context)
     load = {} if layout.vllm_python is None else {"load_seconds": VLLM_LOAD_SECONDS}
     return {
         "session": {
@@ -331,6 +334,7 @@ def _model_settings(layout: Layout, model: Path) -> dict[str, dict[str, object]]
             "reply_tokens": reply,
         },
         "generator": {"stable_directory": model, "reply_tokens": reply, **load},
+        "gateway": {"quota_reply_tokens": reply},
     }
 
 
@@ -340,15 +344,16 @@ def _external_settings() -> dict[str, dict[str, object]]:
     Context window and limits of answers are those of the environment, or the defaults.
     """
     counts = {} if "TW_SESSION_TOKENIZER_FILE" in os.environ else {"count_bytes": True}
-    return {"session": {**counts}, "generator": {"serving": "external"}}
+    return {"session": {**counts}, "generator": {"serving": "external"}, "gateway": {}}
 
 
 def _own_settings(layout: Layout, model: Path | None) -> dict[str, dict[str, object]]:
     """Return the settings that only one service has."""
     chosen = _external_settings() if model is None else _model_settings(layout, model)
+    quotas = UNLIMITED_QUOTAS if layout.without_quotas else {"gateway": {}, "session": {}}
     return {
-        "predictor": {"cache_directory": layout.predictor, "kv_blocks": 256},
-        "session": {**chosen["session"], **UNLIMITED_QUOTAS["session"]},
+        "predictor": {"cache_directory": layout.predictor},
+        "session": {**chosen["session"], **quotas["session"]},
         "generator": {
             "rollout_file": layout.state / "generator" / "rollout.json",
             **chosen["generator"],
@@ -357,7 +362,8 @@ def _own_settings(layout: Layout, model: Path | None) -> dict[str, dict[str, obj
             "owner_key_file": layout.state / "owner.key",
             "loop_directory": layout.loop,
             "page_directory": ROOT / "services" / "web" / "dist",
-            **UNLIMITED_QUOTAS["gateway"],
+            **chosen["gateway"],
+            **quotas["gateway"],
         },
     }
 

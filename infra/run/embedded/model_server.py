@@ -1,4 +1,7 @@
-"""Choice of the model server of a machine without Kubernetes, for its start and for training."""
+"""Choice of the model server of a machine without Kubernetes, for its start and for training.
+
+Contains the options of the commands that start a system.
+"""
 
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Mapping, Sequence
@@ -47,6 +50,15 @@ def add_server_option(parser: ArgumentParser, known: Sequence[ModelServer] = TRA
         default=ModelServer.PREDICTOR,
         help="model server: predictor, for CPUs, or vllm, which must be installed"
         f"{external if ModelServer.EXTERNAL in known else ''} (default %(default)s)",
+    )
+
+
+def add_quota_option(parser: ArgumentParser) -> None:
+    """Add `--without-quotas` to a command that starts a system."""
+    parser.add_argument(
+        "--without-quotas",
+        action="store_true",
+        help="set all quotas to 0, for tests of load and attacks, whose few keys are many users",
     )
 
 

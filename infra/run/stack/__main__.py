@@ -19,6 +19,7 @@ from infra.run.embedded.environment import write_environment
 from infra.run.embedded.layout import ROOT, Layout, PublicPortError, check_free, usual_public_ports
 from infra.run.embedded.model_server import (
     ModelServer,
+    add_quota_option,
     add_server_option,
     find_vllm,
     record_vllm,
@@ -63,6 +64,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         "--model", default="small", help="small, nano, a directory or a hub id in safetensors"
     )
     add_server_option(start, tuple(ModelServer))
+    add_quota_option(start)
     start.add_argument(
         "--brokers",
         type=int,
@@ -97,7 +99,8 @@ def prepare(
     check_free(arguments.port, arguments.grpc_port)
     vllm_python = find_vllm(arguments.server)
     binaries = install(say)
-    run = Layout(state, stack_ports(arguments.port, arguments.grpc_port), vllm_python)
+    ports = stack_ports(arguments.port, arguments.grpc_port)
+    run = Layout(state, ports, vllm_python, arguments.without_quotas)
     model = first_model(run, arguments)
     run.prepare()
     record_vllm(state, vllm_python)

@@ -192,7 +192,8 @@ def find_system(
         return Layout(state, running.ports), None
     # Avoid the usual internal ports: another system may be starting concurrently.
     ports = {**free_ports(), **public_ports(http_port, grpc_port)}
-    layout = Layout(state, ports, vllm_python)
+    # Simulated users ask and rate more in a minute than people.
+    layout = Layout(state, ports, vllm_python, without_quotas=True)
     first = install_base(layout, model, recipe)
     layout.prepare()
     record_vllm(state, vllm_python)

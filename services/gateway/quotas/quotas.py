@@ -20,6 +20,7 @@ from typing import ClassVar, Protocol
 
 from services.chassis.errors import ResourceExhaustedError, UnavailableError
 from services.chassis.identity import Caller
+from services.gateway.identity.authentication import OWNER
 from services.gateway.metrics import QUOTA_DECISIONS, QUOTA_OUTAGES
 from services.gateway.quotas.quota import (
     TURN_RETRY_SECONDS,
@@ -116,7 +117,8 @@ class QuotaRules:
     """Limits per user and tenant, with overrides by tenant name.
 
     `reply_tokens` is the reservation for the answer if a request sets no max_tokens. A shared key
-    has the limits of `shared_key_users` users, over all of its end users.
+    has the limits of `shared_key_users` users, over all of its end users, and the owner of the
+    installation those of `owner_users`.
     """
 
     user: Allowance
@@ -124,6 +126,7 @@ class QuotaRules:
     overrides: Mapping[str, tuple[Allowance, Allowance]] = field(default_factory=dict)
     reply_tokens: int = 1024
     shared_key_users: int = 10
+    owner_users: int = 1
 
     def request_for(self, caller: Caller, request: TurnRequest) -> QuotaRequest:
         """Return the quota request of a turn."""
@@ -135,7 +138,7 @@ class QuotaRules:
         """Return the limits of a caller, of a shared key, and of the caller's tenant."""
         user, tenant = self.overrides.get(caller.tenant, (self.user, self.tenant))
         limits = {
-            Holder.USER: user,
+            Holder.USER: user.times(self.owner_users) if caller == OWNER else user,
             Holder.KEY: user.times(self.shared_key_users),
             Holder.TENANT: tenant,
         }

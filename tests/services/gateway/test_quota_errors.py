@@ -14,7 +14,9 @@ from thumbwheel.feedback.v1 import events_pb2, feedback_pb2
 
 from infra.run.embedded.layout import UNLIMITED_QUOTAS
 from services.chassis.errors import ResourceExhaustedError, from_rpc
+from services.chassis.identity import Caller
 from services.gateway.http.errors import duration
+from services.gateway.identity.authentication import OWNER
 from services.gateway.quotas.quota import Allowance
 from services.gateway.settings import GatewaySettings
 from tests.servers import ValkeyServer
@@ -25,7 +27,12 @@ from tests.services.gateway.calls import (
     resuming,
     until_text,
 )
-from tests.services.gateway.gateway_under_test import PRINCIPAL_KEY, GatewayUnderTest, run_gateway
+from tests.services.gateway.gateway_under_test import (
+    PRINCIPAL_KEY,
+    GatewayUnderTest,
+    new_key,
+    run_gateway,
+)
 from tests.services.gateway.two_gateways import two_gateways
 
 QUESTION: Any = [{"role": "user", "content": "What is it?"}]
@@ -115,6 +122,23 @@ async def test_limits_are_on_by_default() -> None:
     user = Allowance(60, 500_000, 8, 120, 20, 600, 10)
     tenant = Allowance(*(20 * limit for limit in astuple(user)))
     assert (settings.quota_rules().user, settings.quota_rules().tenant) == (user, tenant)
+
+
+async def test_owner_has_ten_times_the_limits_of_a_user_within_those_of_the_tenant(
+    tmp_path: Path,
+) -> None:
+    async with run_gateway(
+        tmp_path, user_requests_per_minute=1, tenant_requests_per_minute=12
+    ) as gateway:
+        owner = await new_key(gateway.store, OWNER)
+        namesake = await new_key(gateway.store, Caller("umbrella", OWNER.user))
+        for _ in range(10):
+            await gateway.ask(key=owner)
+        _, error = await read_to_error(gateway.send(key=owner))
+        assert error.limit == "10 requests per minute of a user"
+        await gateway.ask(key=namesake)
+        _, error = await read_to_error(gateway.send(key=namesake))
+        assert error.limit == "1 requests per minute of a user"
 
 
 def test_every_limit_can_be_turned_off() -> None:

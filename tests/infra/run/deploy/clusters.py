@@ -76,6 +76,7 @@ def deploy(state: Path, *more_words: str, seconds: float) -> None:
         "0",
         "--grpc-port",
         "0",
+        "--without-quotas",
     ]
     subprocess.run([*command, *more_words], check=True, timeout=seconds)
 

@@ -89,7 +89,7 @@ class Deployed:
         images = self.images("services", "predictor", "stores")
         merged = reduce(
             release.overlaid,
-            [release.LOCAL_VALUES, images, *changes],
+            [release.LOCAL_VALUES, release.WITHOUT_QUOTAS, images, *changes],
             yaml.safe_load(release.VALUES.read_text()),
         )
         file = self.shell.layout.state / f"values-{self.name}.json"

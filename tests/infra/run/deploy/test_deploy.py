@@ -31,7 +31,8 @@ def test_user_outside_the_cluster_chats(deployed: Deployed) -> None:
 def test_unchanged_install_replaces_no_pod(deployed: Deployed) -> None:
     before = deployed.pods(*SERVICES, *STORES, "predictor")
     assert len(before) >= 11
-    release.install(deployed.shell, json.loads((deployed.shell.layout.state / LOADED).read_text()))
+    loaded = json.loads((deployed.shell.layout.state / LOADED).read_text())
+    release.install(deployed.shell, loaded, release.WITHOUT_QUOTAS)
     assert deployed.pods(*SERVICES, *STORES, "predictor") == before
     assert ask(deployed.person(), "And again?")[0]
 

@@ -10,13 +10,14 @@ import pytest
 
 from infra.install.small_model.installation import link_model
 from infra.run.embedded import __main__ as embedded
-from infra.run.embedded import layout as layout_module
+from infra.run.embedded.context_window import context_tokens, reply_tokens
 from infra.run.embedded.layout import (
+    UNLIMITED_QUOTAS,
     Layout,
     PublicPortError,
     choose_ports,
-    context_tokens,
     free_ports,
+    model_server,
     programs,
     service_settings,
 )
@@ -28,6 +29,7 @@ from infra.service_table import service_table
 from services.chassis.identity_keys import read_public_keys
 from services.chassis.settings import load_settings
 from services.generator.settings import GeneratorSettings
+from services.predictor.settings import PredictorSettings
 from services.session.settings import SessionSettings
 from tests.support.errors import refused
 
@@ -66,11 +68,20 @@ def test_systems_that_start_together_have_different_internal_ports(
     assert second != first
 
 
+# Keys and values of 128 KiB a token, as those of Llama 3.1 8B.
+SHAPE = {
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "hidden_size": 4096,
+}
+
+
 def made(tmp_path: Path) -> tuple[Layout, Path]:
     """Create a layout and a model for the layout."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    (model / "config.json").write_text(json.dumps(SHAPE | {"max_position_embeddings": 256}))
     layout = Layout(tmp_path / "state", free_ports())
     layout.prepare()
     return layout, model
@@ -188,15 +199,66 @@ def test_file_of_another_user_is_named_and_expected(
     assert isinstance(caught.value, command.EXPECTED_ERRORS)
 
 
-@pytest.mark.parametrize(("gpu", "bound"), [(False, 2048), (True, 8192)])
-def test_context_length_is_bounded_by_the_device_of_the_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: bool, bound: int
+@pytest.mark.parametrize(
+    ("positions", "gpu_gib", "window", "reply"),
+    [
+        (256, 0, 256, 64),
+        (131_072, 0, 8192, 2048),
+        # .45 of the memory, less 1.5 GiB, halved, at 128 KiB a token.
+        (131_072, 40, (18 - 1.5) / 2 * 8192, 4096),
+        (32_768, 80, 32_768, 4096),
+        (131_072, 4, 8192, 2048),
+    ],
+)
+def test_context_window_is_that_of_the_model_within_the_memory_of_the_device(
+    tmp_path: Path, positions: int, gpu_gib: int, window: float, reply: int
 ) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 131072}))
-    monkeypatch.setattr(layout_module, "uses_gpu", lambda: gpu)
-    by_vllm = Layout(tmp_path, free_ports(), vllm_python=tmp_path / "python")
-    assert context_tokens(Layout(tmp_path, free_ports()), tmp_path) == 2048
-    assert context_tokens(by_vllm, tmp_path) == bound
+    config = SHAPE | {"max_position_embeddings": positions}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    found = context_tokens(tmp_path, gpu_gib * 2**30)
+    assert (found, reply_tokens(found)) == (window, reply)
+
+
+def test_memory_of_weights_is_not_for_contexts(tmp_path: Path) -> None:
+    config = SHAPE | {"max_position_embeddings": 131_072}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    whole = context_tokens(tmp_path, 40 * 2**30)
+    with (tmp_path / "model.safetensors").open("wb") as sparse:
+        sparse.truncate(8 * 2**30)
+    assert context_tokens(tmp_path, 40 * 2**30) == whole - 4 * 8192
+
+
+def test_one_window_reaches_all_that_need_it(tmp_path: Path) -> None:
+    layout, model = made(tmp_path)
+    config = SHAPE | {"max_position_embeddings": 32_768}
+    (model / "config.json").write_text(json.dumps(config))
+    settings = service_settings(layout, model)
+    assert settings["session"]["context_tokens"] == 8192
+    replies = {settings[name]["reply_tokens"] for name in ("session", "generator")}
+    assert replies == {settings["gateway"]["quota_reply_tokens"]} == {2048}
+    predictor = PredictorSettings.model_validate({"model_server_key": "x" * 16})
+    assert predictor.kv_blocks * 32 >= 2 * 8192
+    vllm = model_server(replace(layout, vllm_python=tmp_path), settings["predictor"], model)[
+        0
+    ].environment
+    assert vllm["TW_VLLM_SERVER_MAX_MODEL_LEN"] == "8192"
+    assert vllm["TW_VLLM_SERVER_KV_GIGABYTES"] == "1"
+
+
+def test_quotas_are_those_of_the_services_unless_switched_off(tmp_path: Path) -> None:
+    layout, model = made(tmp_path)
+    quotas = [name for names in UNLIMITED_QUOTAS.values() for name in names]
+    settings = service_settings(layout, model)
+    assert not {name for own in settings.values() for name in own if name in quotas}
+    settings = service_settings(replace(layout, without_quotas=True), model)
+    for service, limits in UNLIMITED_QUOTAS.items():
+        assert {name: settings[service][name] for name in limits} == dict.fromkeys(limits, 0)
+
+
+@pytest.mark.parametrize("program", [embedded, stack])
+def test_quotas_are_switched_off_by_an_option_of_the_commands(program: ModuleType) -> None:
+    assert program.parse(["up", "--without-quotas"]).without_quotas
+    assert not program.parse(["up"]).without_quotas
 
 
 def test_vllm_takes_the_place_of_the_predictor(

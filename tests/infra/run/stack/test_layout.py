@@ -22,7 +22,8 @@ def layouts(
     model, servers = folder / "model", folder / "stack" / "servers"
     for each in (model, *(servers / name for name in ("postgres", "valkey", "s3"))):
         each.mkdir(parents=True)
-    (model / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    shape = {"num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    (model / "config.json").write_text(json.dumps(shape | {"max_position_embeddings": 256}))
     embedded = Layout(folder / "embedded", free_ports())
     run = Layout(folder / "stack", stack_ports(0, 0), vllm_python)
     embedded.prepare()

@@ -76,7 +76,7 @@ class World:
 
     def install(self) -> None:
         """Install or upgrade to the current values."""
-        release.install(self.shell, self.tags, self.values)
+        release.install(self.shell, self.tags, overlaid(release.WITHOUT_QUOTAS, self.values))
 
     def change(self, values: Mapping[str, Any]) -> None:
         """Change values for the next installation."""
