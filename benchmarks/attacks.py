@@ -193,11 +193,10 @@ async def long_histories(target: Target) -> None:
 async def hard_texts(target: Target) -> None:
     """Send five texts a second that a quadratic pattern reads 8,000 times, with a key.
 
-    The sentence in front makes them English, since other texts are not corrected.
+    The enhancer corrects the line in front and leaves the rest alone; the guard reads all of it.
     """
-    sentence = "The weather is nice and I would like to know more about it."
     bodies = (
-        json.dumps({"input": {"text": f"{sentence} {'a' * 7_900} ~{number}"}}).encode()
+        json.dumps({"input": {"text": f"What is this:\n{'a' * 7_900} ~{number}"}}).encode()
         for number in itertools.count()
     )
     requests = (request("POST", "/api/messages", target.bearer, body) for body in bodies)

@@ -1,19 +1,24 @@
 """Corrections, false corrections and speed of the enhancer: `python -m benchmarks.enhancer`.
 
-Typos are inserted into real sentences one at a time; correct questions are used unchanged. No text
-is printed.
+Typos are inserted into real sentences one at a time; correct questions are used unchanged. Pasted
+texts are excerpts of pinned packages by kind and length, alone and next to a typed line; the digest
+of a kind is the same on each machine with the same packages. No text is printed.
 """
 
 import gzip
+import hashlib
 import json
 import platform
 import random
 import re
+import sysconfig
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from benchmarks.guardrail_documents import kinds
+from infra.install import documentation
 from services.enhancer.correction.edits import EditKind
 from services.enhancer.correction.grammar import Grammar
 from services.enhancer.correction.known_words import extra_counts
@@ -22,10 +27,19 @@ from services.enhancer.correction.spelling import Speller
 from services.enhancer.correction.vocabulary import read_vocabulary
 from services.enhancer.prompt import Enhancer
 from training.data.packages import LOCKS, installed
+from training.recipes.guardrail.documents import excerpts
 from training.recipes.guardrail.recipe import EVALUATION_LOCK, TRAINING_LOCK
 
 TYPO_LOCK = LOCKS / "enhancer_evaluation.txt"
 WORD_KINDS = frozenset({EditKind.SPELLING, EditKind.GRAMMAR, EditKind.ABBREVIATION})
+LENGTHS = (100, 300, 1_500, 6_000)
+PASTED_COUNT = 300
+# Typed lines before and after a pasted text, and their corrections.
+BEFORE = ("pls revew this:\n\n", "Please review this:\n\n")
+AFTER = ("\n\nwat does this do", "\n\nWhat does this do?")
+# Finding N-07: the patterns that took longest, and characters of generated patterns.
+SLOW_PATTERNS = ("~a@", "|a", "a-", "A ", "im ", "(a", "teh recieve , i dont wat , ")
+ODD_CHARACTERS = "ai .,'\"-~@|(){}[]<>=_/\\:;!?`$%^&*+#0\nAéb"
 PROMPTS = (
     "hw do i lern python its very hard and i have no time",
     "what is the capital of france and how many people live ther",
@@ -44,7 +58,6 @@ def main() -> None:
         Speller(read_vocabulary(extra_counts())),
         Grammar(),
         LanguageDetector(),
-        longest_characters=8_000,
     )
     print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}")
     print(f"load: {time.process_time() - started:.1f} s of processor time")
@@ -69,7 +82,45 @@ def main() -> None:
     typo_home = installed(TYPO_LOCK)
     for name, typos in (("codespell", codespell(typo_home)), ("nlpaug", nlpaug(typo_home))):
         print(f"one typo of {name} in a sentence: {repaired(enhancer, sentences, typos)}")
+    pasted(enhancer)
     latency(enhancer)
+
+
+def pasted(enhancer: Enhancer) -> None:
+    """Print changed pasted texts by kind and length, and uncorrected lines next to them."""
+    print(
+        f"{PASTED_COUNT} texts: with changed words + with other changes, typed lines left as typed"
+    )
+    print(f"{'':<36}" + "".join(f"{length:>12,}" for length in LENGTHS))
+    site = Path(sysconfig.get_path("purelib"))
+    manuals = documentation.find_installed()
+    texts = kinds() | {
+        "manuals in plain text": read(manuals.rglob("*.txt")),
+        "pages in Markdown": read(site.rglob("*.md")),
+    }
+    for name, documents in texts.items():
+        digest = hashlib.sha256()
+        cells = []
+        for length in LENGTHS:
+            words = other = left = 0
+            for text in excerpts(
+                documents, length, PASTED_COUNT, random.Random(f"{name} {length}")
+            ):
+                digest.update(text.encode())
+                edits = enhancer.enhance(text).edits
+                words += any(edit.kind in WORD_KINDS for edit in edits)
+                other += bool(edits) and all(edit.kind not in WORD_KINDS for edit in edits)
+                # The pasted text is part of the end of one message and of the beginning of another.
+                left += not enhancer.enhance(BEFORE[0] + text).text.startswith(BEFORE[1])
+                left += not enhancer.enhance(text + AFTER[0]).text.endswith(AFTER[1])
+            cells.append(f"{words} + {other}, {left}")
+        row = "".join(f"{cell:>12}" for cell in cells)
+        print(f"{name:<25} {digest.hexdigest()[:10]}{row}", flush=True)
+
+
+def read(files: Iterator[Path]) -> list[str]:
+    """Return the distinct texts of files in the order of their names."""
+    return list(dict.fromkeys(file.read_text(errors="replace").strip() for file in sorted(files)))
 
 
 def repaired(enhancer: Enhancer, sentences: Sequence[str], typos: dict[str, list[str]]) -> str:
@@ -101,7 +152,10 @@ def repaired(enhancer: Enhancer, sentences: Sequence[str], typos: dict[str, list
 
 
 def latency(enhancer: Enhancer) -> None:
-    """Print latencies in processor time, independent of other processes."""
+    """Print latencies in processor time, independent of other processes.
+
+    The longest times are those of generated texts of few characters, each measured once.
+    """
     for _ in range(2):
         seconds = []
         for prompt in PROMPTS * 40:
@@ -114,6 +168,23 @@ def latency(enhancer: Enhancer) -> None:
         f"p50 {1e3 * seconds[len(seconds) // 2]:.2f} ms, p99"
         f" {1e3 * seconds[len(seconds) * 99 // 100]:.2f} ms"
     )
+    choose = random.Random(5)
+    for length, count in ((200, 500), (400, 500), (8_000, 350)):
+        patterns = [*SLOW_PATTERNS]
+        while len(patterns) < count:
+            few = choose.choices(ODD_CHARACTERS, k=choose.randint(1, 4))
+            patterns.append("".join(choose.choices(few, k=choose.choice((*range(1, 7), length)))))
+        longest = 0.0
+        for pattern in patterns:
+            odd = (pattern * length)[:length]
+            # The beginnings and ends of typed texts.
+            for text in (odd, f"can you {odd}"[:length], f"{odd[:199]}\n\n{odd}\n\n{odd[:198]}?"):
+                started = time.process_time()
+                enhancer.enhance(text)
+                longest = max(longest, time.process_time() - started)
+        print(
+            f"longest of {count} generated texts of {length:,} characters: {1e3 * longest:.0f} ms"
+        )
 
 
 def mt_bench(home: Path) -> list[str]:

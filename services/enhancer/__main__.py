@@ -28,9 +28,7 @@ async def wiring(settings: EnhancerSettings) -> AsyncIterator[Sequence[Registrat
     grammar, vocabulary = await asyncio.gather(
         asyncio.to_thread(Grammar), asyncio.to_thread(read_vocabulary, extra_counts())
     )
-    enhancer = Enhancer(
-        Speller(vocabulary), grammar, LanguageDetector(), settings.longest_text_characters
-    )
+    enhancer = Enhancer(Speller(vocabulary), grammar, LanguageDetector())
     yield [
         Registration(
             NAME,

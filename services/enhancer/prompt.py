@@ -1,31 +1,31 @@
-"""Enhancement of a text: words, then sentences, then grammar, in rounds.
+"""Enhancement of the typed parts of a text: words, then sentences, then grammar, in rounds.
 
-Rounds continue until a round changes nothing, so that a second enhancement changes nothing. A text
-without such a fixed point after MAX_ROUNDS is returned unchanged.
+Rounds continue until a round changes nothing, so that a second enhancement changes nothing. A part
+without such a fixed point after MAX_ROUNDS stays as typed.
 """
 
 import re
 import string
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from enum import StrEnum
 
 from thumbwheel.enhancer.v1 import enhancer_pb2
 
-from services.chassis.threads import Checkpoint, no_checkpoint
 from services.contracts.wire import edit_message
-from services.enhancer.correction.edits import Draft, Edit, EditKind, TooManyEditsError
+from services.enhancer.correction.edits import Draft, Edit, EditKind, apply
 from services.enhancer.correction.grammar import Grammar, confusion_edits
 from services.enhancer.correction.known_words import ABBREVIATIONS
 from services.enhancer.correction.language import LanguageDetector
 from services.enhancer.correction.protected import ProtectedSpan, is_code, masked, protected_spans
 from services.enhancer.correction.sentences import (
+    asks,
     capital_edits,
     question_or_statement,
     run_on_edit,
     spacing_edits,
 )
 from services.enhancer.correction.spelling import Speller, TypedWord
+from services.enhancer.correction.typed import LIST_ITEM, typed_parts
 
 MASK = "_"
 MAX_ROUNDS = 8
@@ -33,7 +33,6 @@ MAX_ROUNDS = 8
 MIN_CORRECTED_LETTERS = 5
 WORD = re.compile(r"[A-Za-z0-9]+(?:['’][A-Za-z]+)*")
 NO_LETTERS = re.compile(r"[\W\d_]*")
-LIST_ITEM = re.compile(r"\s*(?:[-*+•>#|]|\d{1,3}[.)]|[a-zA-Z][.)])\s")
 LAST_SENTENCE = re.compile(r"(?:^|(?<=[.!?])\s+|(?<=[.!?][\"')”])\s+)(?P<sentence>\S[^.!?]*)$")
 OPEN_END = re.compile(r"[\w)\"”'’]\s*$")
 UNMARKED = re.compile(
@@ -50,62 +49,68 @@ class SkipReason(StrEnum):
     NONE = ""
     LANGUAGE = "language"
     CODE = "code"
-    TOO_LONG = "too_long"
+    PASTED = "pasted"
 
 
 class Enhancer:
     """Corrects prompts deterministically; texts are not stored."""
 
-    def __init__(
-        self,
-        speller: Speller,
-        grammar: Grammar,
-        language: LanguageDetector,
-        longest_characters: int,
-    ) -> None:
+    def __init__(self, speller: Speller, grammar: Grammar, language: LanguageDetector) -> None:
         self._speller = speller
         self._grammar = grammar
         self._language = language
-        self._longest_characters = longest_characters
 
-    def enhance(
-        self, text: str, checkpoint: Checkpoint = no_checkpoint
-    ) -> enhancer_pb2.EnhanceResponse:
-        """Correct a text, or return the reason for not correcting the text.
+    def enhance(self, text: str) -> enhancer_pb2.EnhanceResponse:
+        """Correct the typed parts of a text, or return the reason for not correcting the text."""
+        edits: list[Edit] = []
+        skipped = SkipReason.PASTED
+        final = set()
+        for part in typed_parts(text):
+            draft = Draft(text[part.start : part.end])
+            reason = self._skip(draft.text)
+            if not reason:
+                draft = self._correct(draft.text)
+            if not part.must_ask:
+                skipped = reason
+            elif not reason and asks(draft.original, draft.text):
+                skipped = SkipReason.NONE
+            else:
+                draft = Draft(draft.original)
+            final.add(draft.text)
+            edits += (edit.shift(part.start) for edit in draft.edits())
+        corrected = apply(text, edits)
+        # Corrections may change the length, and therefore the parts. A second enhancement must
+        # find only final parts.
+        if not {corrected[part.start : part.end] for part in typed_parts(corrected)} <= final:
+            return enhancer_pb2.EnhanceResponse(text=text)
+        return enhancer_pb2.EnhanceResponse(
+            text=corrected, edits=map(edit_message, edits), skipped=skipped
+        )
 
-        Raises:
-            AbandonedError: `checkpoint` raised the error between two steps.
-        """
-        skipped = self._skip(text)
-        if skipped:
-            return enhancer_pb2.EnhanceResponse(text=text, skipped=skipped)
+    def _correct(self, text: str) -> Draft:
+        """Return the corrected text, or the text without edits if there is no fixed point."""
         draft = Draft(text)
-        with suppress(TooManyEditsError):
-            for _ in range(MAX_ROUNDS):
-                before = draft.text
-                draft.revise(self._word_edits(draft.text, checkpoint))
-                checkpoint()
-                visible = masked(draft.text, protected_spans(draft.text), MASK)
-                draft.revise(confusion_edits(visible))
-                draft.revise(_line_edits(draft.text))
-                if draft.text != before:
-                    continue
-                # Grammar takes as long as all other steps and therefore runs last, for most texts
-                # only once.
-                spans = protected_spans(draft.text)
-                draft.revise(
-                    edit
-                    for edit in self._grammar.edits(draft.text)
-                    if not any(edit.start < span.end and edit.end > span.start for span in spans)
-                )
-                if draft.text == before:
-                    edits = map(edit_message, draft.edits())
-                    return enhancer_pb2.EnhanceResponse(text=draft.text, edits=edits)
-        return enhancer_pb2.EnhanceResponse(text=text)
+        for _ in range(MAX_ROUNDS):
+            before = draft.text
+            draft.revise(self._word_edits(draft.text))
+            visible = masked(draft.text, protected_spans(draft.text), MASK)
+            draft.revise(confusion_edits(visible))
+            draft.revise(_line_edits(draft.text))
+            if draft.text != before:
+                continue
+            # Grammar takes as long as all other steps and therefore runs last, for most texts
+            # only once.
+            spans = protected_spans(draft.text)
+            draft.revise(
+                edit
+                for edit in self._grammar.edits(draft.text)
+                if not any(edit.start < span.end and edit.end > span.start for span in spans)
+            )
+            if draft.text == before:
+                return draft
+        return Draft(text)
 
     def _skip(self, text: str) -> SkipReason:
-        if len(text) > self._longest_characters:
-            return SkipReason.TOO_LONG
         spans = _without_abbreviations(text, protected_spans(text))
         if is_code(text, spans):
             return SkipReason.CODE
@@ -129,12 +134,11 @@ class Enhancer:
     def _is_word(self, word: str) -> bool:
         return word in ABBREVIATIONS or self._speller.knows(word)
 
-    def _word_edits(self, text: str, checkpoint: Checkpoint) -> Iterator[Edit]:
+    def _word_edits(self, text: str) -> Iterator[Edit]:
         """Yield edits of spelling and abbreviations for each run of words separated by spaces."""
         visible = masked(text, _without_abbreviations(text, protected_spans(text)), MASK)
         run: list[re.Match[str]] = []
         for word in WORD.finditer(visible):
-            checkpoint()
             if run and visible[run[-1].end() : word.start()].strip(" "):
                 yield from self._run_edits(visible, run)
                 run = []

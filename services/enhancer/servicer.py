@@ -1,7 +1,7 @@
 """Servicer of EnhancerService: checks limits, calls the enhancer.
 
-Texts of more than INLINE_CHARACTERS are corrected in a thread, one at a time and until the call
-ends. Shorter texts do not wait for them.
+Texts are corrected in a thread, one at a time. An ordinary prompt takes a millisecond, but a text of
+repeated letters or marks up to 40, for which the event loop must not wait.
 """
 
 from typing import Any
@@ -13,9 +13,6 @@ from services.contracts.limits import MAX_TEXT_CHARACTERS, field_error
 from services.enhancer.prompt import Enhancer
 
 NAME = "thumbwheel.enhancer.v1.EnhancerService"
-
-# Shorter texts take a few milliseconds, less than a thread costs.
-INLINE_CHARACTERS = 400
 
 
 class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
@@ -33,6 +30,4 @@ class EnhancerServicer(enhancer_pb2_grpc.EnhancerServiceServicer):
                 "text", f"1 to {MAX_TEXT_CHARACTERS:,} characters", f"{len(request.text):,}"
             )
         text = request.text
-        if len(text) <= INLINE_CHARACTERS:
-            return self._enhancer.enhance(text)
-        return await self._threads.run(lambda checkpoint: self._enhancer.enhance(text, checkpoint))
+        return await self._threads.run(lambda _: self._enhancer.enhance(text))

@@ -4,7 +4,6 @@ from pydantic import Field
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.settings import ServiceSettings
-from services.contracts.limits import MAX_TEXT_CHARACTERS
 
 
 class EnhancerSettings(ServiceSettings):
@@ -18,10 +17,4 @@ class EnhancerSettings(ServiceSettings):
         ge=1024,
         le=4 * 1024 * 1024,
         description="largest gRPC request; all texts within the limits fit the default",
-    )
-    longest_text_characters: int = Field(
-        8_000,
-        ge=1,
-        le=MAX_TEXT_CHARACTERS,
-        description="texts above this length are not corrected (pasted documents)",
     )

@@ -52,11 +52,14 @@ BOMBS: Mapping[str, bytes] = {
     "UTF-16": '{"input":{"text":"a"}}'.encode("utf-16"),
     "4 MiB": b'{"input":{"text":"' + b"a" * (4 * MIB) + b'"}}',
 }
-# Characters that a linear pattern reads once, and a quadratic pattern 8,000 times. The sentence in
-# front makes them English, since other texts are not corrected.
-SENTENCE = "The weather is nice and I would like to know more about it. "
-HARD_TEXTS = tuple(
-    f"{SENTENCE}{part * 8_000}"[:7_998] + " ~" for part in ("a", "„", "a.b", "(", "a! ")
+# Characters that a linear pattern reads once, and a quadratic pattern 8,000 times, between lines
+# that the enhancer corrects, and the longest line that it corrects.
+HARD_TEXTS = (
+    *(
+        f"What is this:\n{part * 8_000}"[:7_990] + "\n\nwhy?"
+        for part in ("a", "„", "a.b", "(", "a! ")
+    ),
+    f"can you {'a-' * 246}",
 )
 
 
@@ -256,7 +259,7 @@ async def test_hard_texts_do_not_stop_the_enhancer(attacked: Attacked) -> None:
 
 
 def test_enhancer_corrects_the_hard_texts(attacked_system: Attacked) -> None:
-    """Texts that the enhancer skips, for their length or language, would attack nothing."""
+    """Texts that the enhancer skips, for their shape or language, would attack nothing."""
     caller = Caller("default", "attacker")
     token = attacked_system.signer("gateway").token(ENHANCE, caller)
     metadata = (("x-tw-tenant", caller.tenant), ("x-tw-user", caller.user), (IDENTITY_KEY, token))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import harper
 
-from services.enhancer.correction.edits import Edit, EditKind, TooManyEditsError
+from services.enhancer.correction.edits import Edit, EditKind
 
 RULES = frozenset(
     """
@@ -41,14 +41,6 @@ BASE_VERB_CONTEXT = re.compile(
     re.IGNORECASE,
 )
 CLAUSE_END = re.compile(r"[.?!]")
-# A sentence with several mistakes has one suggestion in 16 characters. Repeated letters have more:
-# 8,000 characters of "A " have 2,000, change in every round, and took a second.
-MAX_LINTS = 500
-# Length of the text before a lint in which its sentence is looked for.
-CONTEXT_CHARACTERS = 400
-# Harper's time grows with the square of a run of marks without a letter or digit: 7,900 brackets
-# take 0.7 s. 8,000 characters of shorter runs with words between them take 0.2 s.
-LONG_RUN_OF_MARKS = re.compile(r"[\W_]{201}")
 LIST_MARK = re.compile(r"\s?[).:]")
 
 
@@ -73,24 +65,13 @@ class Grammar:
         return linter
 
     def edits(self, text: str) -> Iterator[Edit]:
-        """Yield Harper's suggested edits, except for names and list markers.
-
-        A text with more than 200 marks in a row has none.
-
-        Raises:
-            TooManyEditsError: Harper has more than MAX_LINTS suggestions.
-        """
-        if LONG_RUN_OF_MARKS.search(text):
-            return
-        lints = self._linter().lint(text, language="plaintext")
-        if len(lints) > MAX_LINTS:
-            raise TooManyEditsError
-        for lint in lints:
+        """Yield Harper's suggested edits, except for names and list markers."""
+        for lint in self._linter().lint(text, language="plaintext"):
             if lint.suggestion_count != 1:
                 continue
             suggestion = lint.suggestions[0]
             start, end = lint.span.start, lint.span.end
-            before = text[max(0, start - CONTEXT_CHARACTERS) : start]
+            before = text[:start]
             clause = CLAUSE_END.split(before)[-1]
             if lint.lint_kind == "Agreement" and BASE_VERB_CONTEXT.search(clause):
                 continue

@@ -4,8 +4,8 @@ Protected are code lines, technical terms, quotes, addresses, paths, identifiers
 markup. All correction steps see a text with masked protected parts.
 
 Code lines are statements, shell commands, data, diffs, stack traces and logs. A line is code if its
-form never occurs in sentences, if it has code marks and no word of a sentence, or if it belongs to
-a block of code.
+form never occurs in sentences, or if it has code marks and no word of a sentence. Blocks of code
+are pasted and not corrected at all (`typed_parts`).
 """
 
 import re
@@ -231,13 +231,7 @@ FLAG_OR_PATH = re.compile(
 )
 # Words that turn a line with a command into a request ("git tutorial for beginners").
 REQUESTED = re.compile(r"\s(?:vs|versus|or|and|for|with|not|between)\b|\?\s*$", re.IGNORECASE)
-DIFF_HEADER = re.compile(r"diff --git |@@ |--- \S|\+\+\+ \S")
-DIFF_LINE = re.compile(r"[-+ \\]|index \w|new file|deleted file|similarity|rename |@@ |diff --git ")
-KEY_AND_VALUE = re.compile(
-    r"(?P<indent>\s*)(?:-\s+)?[A-Za-z_][\w./-]*:(?P<value>\s+\S+(?:\s+\S+){0,2})?\s*"
-)
 ONE_VALUE = re.compile(r"\s*[a-z_]\w*:\s+\S+\s*")
-OPENS_BLOCK = re.compile(r"[:{(\[,\\]\s*$|\b(?:then|do|else)\s*$")
 
 
 @lru_cache(maxsize=1)
@@ -256,28 +250,9 @@ def commands() -> tuple[frozenset[str], frozenset[str]]:
 
 def code_lines(text: str) -> Iterator[tuple[int, int]]:
     """Yield start and end of every code line in order; empty lines are not code."""
-    lines = text.split("\n")
-    code = [bool(line.strip()) and is_code_line(line) for line in lines]
-    if len(lines) > 1:
-        # From the header of a diff to the last line that belongs to it.
-        inside = False
-        for number, line in enumerate(lines):
-            inside = bool(DIFF_HEADER.match(line) or (inside and DIFF_LINE.match(line)))
-            code[number] = code[number] or inside
-        _mark_data(lines, code)
-        # Lines indented below code, and lines without words of a sentence between code lines.
-        for number in range(1, len(lines)):
-            line, above = lines[number], lines[number - 1]
-            if code[number] or not line.strip() or not code[number - 1]:
-                continue
-            deeper = _indent(line) > _indent(above) and OPENS_BLOCK.search(above)
-            same_level = _indent(line) == _indent(above) > 0
-            between = number + 1 < len(lines) and code[number + 1]
-            between = between and not SENTENCE_WORD.search(line)
-            code[number] = bool(deeper or same_level or between)
     position = 0
-    for line, is_code in zip(lines, code, strict=True):
-        if is_code:
+    for line in text.split("\n"):
+        if line.strip() and is_code_line(line):
             yield position, position + len(line)
         position += len(line) + 1
 
@@ -314,27 +289,3 @@ def is_code_line(line: str) -> bool:
     return " ".join(bare.split()[:2]) in also_words - {first} or bool(
         KEYWORD.fullmatch(bare) or MARK.search(bare)
     )
-
-
-def _mark_data(lines: list[str], code: list[bool]) -> None:
-    """Mark two or more consecutive lines of keys and short values (YAML)."""
-    found = [KEY_AND_VALUE.fullmatch(line) for line in lines]
-    for number, match in enumerate(found):
-        if not match or SENTENCE_WORD.search(match["value"] or ""):
-            continue
-        following = found[number + 1] if number + 1 < len(found) else None
-        before = found[number - 1] if number else None
-        # A key without a value needs indented lines below: two headings ("Question:", "Context:")
-        # are not data.
-        if match["value"] is None:
-            code[number] |= bool(following and len(following["indent"]) > len(match["indent"]))
-            code[number] |= bool(following and lines[number + 1].lstrip().startswith("- "))
-            code[number] |= bool(before and code[number - 1])
-        else:
-            code[number] |= bool(
-                (following and following["value"]) or (before and code[number - 1])
-            )
-
-
-def _indent(line: str) -> int:
-    return len(line) - len(line.lstrip())

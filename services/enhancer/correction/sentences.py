@@ -138,6 +138,22 @@ LONE_I = re.compile(
 SMALL_WORD = re.compile(r"(?<![\w'’.\-/@#])[a-z]+(?![\w\-/])")
 
 
+POLITE = r"(?:(?:hi|hello|hey|ok|okay|so|please|sorry)\b(?:\s*+,)?\s++){0,3}"
+# Beginnings of questions and requests, and of words about the writer, that do not continue a longer
+# sentence ("is specified by", "where it is", "list of files").
+ASKING = re.compile(
+    rf"{POLITE}(?:(?:what|why|how)(?:'s|'re)?\s|(?:who|when|where)\s+{AUX}\s|"
+    rf"{AUX}\s+(?:{SUBJECT}|{DETERMINER})\b|(?!thanks?\b){_any(REQUEST)}\s(?!of\b)|"
+    rf"(?:I|I'm|I've|I'd|(?:(?:here|this)\s+is\s+|here's\s+)?my)\s)",
+    re.IGNORECASE,
+)
+
+
+def asks(typed: str, corrected: str) -> bool:
+    """Return True if a text begins or ends as a message to an assistant does."""
+    return typed.rstrip().endswith("?") or bool(ASKING.match(corrected.lstrip()))
+
+
 def question_or_statement(sentence: str) -> str:
     """Return the missing final mark of a sentence: "?", ".", or "" if unsure or incomplete."""
     if BREAKS_OFF.search(sentence):

@@ -16,5 +16,4 @@ def enhancer() -> Enhancer:
         Speller(read_vocabulary(extra_counts())),
         Grammar(),
         LanguageDetector(),
-        longest_characters=8_000,
     )

@@ -1,6 +1,9 @@
 """Enhancement: corrected texts, unchanged texts, skipped texts, and properties of any text."""
 
+import plistlib
+import tempfile
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -85,7 +88,13 @@ def test_correct_or_protected_text_does_not_change(enhancer: Enhancer, text: str
         ("for i in range(10):\n    print(i)", SkipReason.CODE),
         ("SELECT * FROM users WHERE id = 1;", SkipReason.CODE),
         ("git commit -m fix", SkipReason.CODE),
-        ("a " * 5_000, SkipReason.TOO_LONG),
+        ("a " * 5_000, SkipReason.PASTED),
+        (" \n" * 200, SkipReason.PASTED),
+        (" " * 300, SkipReason.PASTED),
+        (
+            "mi ordenador no funciona:\n\nTraceback (most recent call last):\n" * 2,
+            SkipReason.PASTED,
+        ),
     ],
 )
 def test_other_languages_code_and_documents_are_skipped(
@@ -93,6 +102,56 @@ def test_other_languages_code_and_documents_are_skipped(
 ) -> None:
     enhancement = enhancer.enhance(text)
     assert enhancement == enhancer_pb2.EnhanceResponse(text=text, skipped=skipped)
+
+
+MODULES = [Path(file).read_text() for file in (plistlib.__file__, tempfile.__file__)]
+PASTED = {
+    "module": MODULES[0][:1_500],
+    "6,000 characters of a module": MODULES[1][:6_000],
+    "300 characters of a module": MODULES[0][:300],
+    "wrapped prose": "groff is teh GNU\nversion of troff, and pipx an ini file\nof sys.exec_prefix"
+    "\nas in .plist files.",
+    "one paragraph": "Groff is teh GNU version of troff. " * 6,
+    "list of sources": "# mirors\ndeb http://deb.debian.org/debian stable main\n",
+    "page": "# Instalation\n\nUse pipx in an ini file.\n\nPlease reprot errors.\n",
+    "yaml": "apiVersion: v1\nkind: Pod\nmetadata:\n  nmae: my-pod\n",
+}
+
+
+@pytest.mark.parametrize("pasted", PASTED.values(), ids=PASTED)
+def test_pasted_text_does_not_change(enhancer: Enhancer, pasted: str) -> None:
+    enhancement = enhancer.enhance(pasted)
+    assert enhancement == enhancer_pb2.EnhanceResponse(text=pasted, skipped=SkipReason.PASTED)
+
+
+@pytest.mark.parametrize("pasted", PASTED.values(), ids=PASTED)
+def test_typed_line_next_to_pasted_text_is_corrected(enhancer: Enhancer, pasted: str) -> None:
+    for typed, meant in (
+        (f"pls revew this code:\n\n{pasted}", f"Please review this code:\n\n{pasted}"),
+        (f"{pasted}\n\nwat does this do", f"{pasted}\n\nWhat does this do?"),
+        (f"i get this eror:\n{pasted}\nwhy?", f"I get this error:\n{pasted}\nwhy?"),
+    ):
+        enhancement = enhancer.enhance(typed)
+        assert (enhancement.text, enhancement.skipped) == (meant, SkipReason.NONE)
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (
+            "hi i am lerning python since two weeks and i dont understand the diffrence between a "
+            "list and a tuple because both of them have brackets and both of them can be used in a "
+            "loop so can you explain it to me",
+            "Hi I am learning Python since two weeks and I don't understand the difference between "
+            "a list and a tuple because both of them have brackets and both of them can be used in "
+            "a loop so can you explain it to me.",
+        ),
+        ("hi\nhow do i lern pyhton\nthx", "hi\nhow do I learn Python\nthanks"),
+    ],
+    ids=["long line", "three lines"],
+)
+def test_longer_typed_text_is_corrected(enhancer: Enhancer, typed: str, meant: str) -> None:
+    assert enhancer.enhance(typed).text == meant
 
 
 WORDS = st.sampled_from(
@@ -104,7 +163,11 @@ WORDS = st.sampled_from(
         "tcp grep -r make test def f(x): == return kubectl apis foo: +"
     ).split(" ")
 )
-TEXTS = st.one_of(st.lists(WORDS, max_size=14).map(" ".join), st.text(max_size=60))
+TEXTS = st.one_of(
+    st.lists(WORDS, max_size=14).map(" ".join),
+    st.text(max_size=60),
+    st.lists(st.lists(WORDS, max_size=24).map(" ".join), max_size=8).map("\n".join),
+)
 
 
 @settings(max_examples=100)

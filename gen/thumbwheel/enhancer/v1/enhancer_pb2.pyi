@@ -53,7 +53,7 @@ class EnhanceResponse(_message.Message):
     text: _builtins.str
     """Text after all edits; equal to the request's text if there are none."""
     skipped: _builtins.str
-    """Reason for skipping the correction: "", "language", "code", "too_long"."""
+    """Reason for skipping the correction: "", "language", "code", "pasted"."""
     @_builtins.property
     def edits(self) -> _containers.RepeatedCompositeFieldContainer[_chat_pb2.TextEdit]:
         """Edits in order of start, without overlap. Applied to the request's text they give `text`."""

@@ -47,8 +47,9 @@ class EnhancerServiceServicer:
     """
 
     def Enhance(self, request, context):
-        """Corrects a text without changing its meaning. Code, quotes, names, URLs and languages other
-        than English are not changed. INVALID_ARGUMENT: empty, or more than 32,768 characters.
+        """Corrects the typed parts of a text without changing their meaning. Pasted text, code, quotes,
+        names, URLs and languages other than English are not changed. INVALID_ARGUMENT: empty, or more
+        than 32,768 characters.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,8 +17,9 @@ class EnhancerServiceStub:
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enhance: _aio.UnaryUnaryMultiCallable[_enhancer_pb2.EnhanceRequest, _enhancer_pb2.EnhanceResponse]
-    """Corrects a text without changing its meaning. Code, quotes, names, URLs and languages other
-    than English are not changed. INVALID_ARGUMENT: empty, or more than 32,768 characters.
+    """Corrects the typed parts of a text without changing their meaning. Pasted text, code, quotes,
+    names, URLs and languages other than English are not changed. INVALID_ARGUMENT: empty, or more
+    than 32,768 characters.
     """
 
 class EnhancerServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -30,8 +31,9 @@ class EnhancerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _enhancer_pb2.EnhanceRequest,
         context: _aio.ServicerContext[_enhancer_pb2.EnhanceRequest, _abc.Awaitable[_enhancer_pb2.EnhanceResponse]],
     ) -> _abc.Awaitable[_enhancer_pb2.EnhanceResponse]:
-        """Corrects a text without changing its meaning. Code, quotes, names, URLs and languages other
-        than English are not changed. INVALID_ARGUMENT: empty, or more than 32,768 characters.
+        """Corrects the typed parts of a text without changing their meaning. Pasted text, code, quotes,
+        names, URLs and languages other than English are not changed. INVALID_ARGUMENT: empty, or more
+        than 32,768 characters.
         """
 
 def add_EnhancerServiceServicer_to_server(servicer: EnhancerServiceServicer, server: _aio.Server) -> None: ...

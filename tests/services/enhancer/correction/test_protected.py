@@ -85,10 +85,10 @@ diff --git a/foo.py b/foo.py
 --- a/foo.py
 +++ b/foo.py
 @@ -1,3 +1,3 @@
+ teh context
 -def foo(x):
 -    retrun x
 +    return x
- teh context
 
 trace
 Traceback (most recent call last):
