@@ -54,7 +54,7 @@ def _report(name: str, text: str, verdict: Callable[[], object]) -> None:
     for _ in range(ROUNDS):
         with_shown.append(_seconds(verdict))
         with (
-            patch.object(views, "_shown_spans", lambda text, region: ()),
+            patch.object(views, "_shown_spans", lambda text, region, before: ()),
             patch.object(hold_back, "shown_text", _source),
             patch.object(hold_back, "without_markup", str),
             patch.object(normalization, "without_markup", str),

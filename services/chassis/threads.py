@@ -9,13 +9,18 @@ import contextvars
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
+
+from services.chassis.errors import ResourceExhaustedError
 
 ArgumentsT = ParamSpec("ArgumentsT")
 ResultT = TypeVar("ResultT")
 
 # Function that work calls between its steps. Raises AbandonedError after the end of the call.
 Checkpoint = Callable[[], None]
+
+RETRY_SECONDS = 1.0
 
 
 class AbandonedError(Exception):
@@ -50,6 +55,46 @@ class BoundedThreads:
             )
         finally:
             ended.set()
+
+
+@dataclass
+class _Owner:
+    """Calls of one owner: the running one holds the lock, the others wait for it."""
+
+    running: asyncio.Lock = field(default_factory=asyncio.Lock)
+    calls: int = 0
+
+
+class OwnedThreads(BoundedThreads):
+    """Threads in which one owner has at most one piece of work at a time."""
+
+    def __init__(self, threads: int, name: str, max_waiting: int) -> None:
+        super().__init__(threads, name)
+        self._max_waiting = max_waiting
+        self._owners: dict[str, _Owner] = {}
+
+    async def run_for(self, key: str, work: Callable[[Checkpoint], ResultT]) -> ResultT:
+        """Return the result of `work`, after all earlier work of the owner `key`.
+
+        Raises:
+            ResourceExhaustedError: `max_waiting` calls of this owner wait.
+        """
+        owner = self._owners.setdefault(key, _Owner())
+        if owner.calls > self._max_waiting:
+            raise ResourceExhaustedError(
+                "too many texts of this user wait for the guard",
+                reason="TOO_MANY_TEXTS",
+                limit=f"1 running and {self._max_waiting} waiting",
+                retry_seconds=RETRY_SECONDS,
+            )
+        owner.calls += 1
+        try:
+            async with owner.running:
+                return await self.run(work)
+        finally:
+            owner.calls -= 1
+            if not owner.calls:
+                del self._owners[key]
 
 
 async def run_to_end(

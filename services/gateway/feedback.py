@@ -25,7 +25,6 @@ from services.contracts.limits import (
     field_error,
 )
 from services.contracts.wire import ACTIONS
-from services.gateway.answering.output_guard import OutputGuard
 from services.gateway.metrics import GUARD_VERDICTS, RATED_ANSWERS, THUMBS
 from services.gateway.quotas.quota import Limit
 from services.gateway.quotas.quotas import Quotas
@@ -76,6 +75,18 @@ class FeedbackLog(Protocol):
         """
 
 
+class WrittenTextGuard(Protocol):
+    """Checks texts that users wrote, apart from the answers of models."""
+
+    async def check_written(self, text: str) -> guardrail_pb2.CheckOutputResponse:
+        """Return the verdict on a text as an answer and as the request that leads to it.
+
+        Raises:
+            ResourceExhaustedError: Too many texts of this user wait.
+            ServiceError: The guard failed.
+        """
+
+
 class Feedback:
     """Accepts feedback of users."""
 
@@ -83,7 +94,7 @@ class Feedback:
         self,
         messages: RatedMessages,
         log: FeedbackLog,
-        guard: OutputGuard,
+        guard: WrittenTextGuard,
         quotas: Quotas,
         principal_key: str,
     ) -> None:
@@ -103,6 +114,7 @@ class Feedback:
                 answer belongs to a battle; or a signal of a user who does not allow training.
             AlreadyExistsError: The request_id was used with other content.
             QuotaError: The user or the tenant sent too many feedback events.
+            ResourceExhaustedError: Too many corrections of the user wait for the guard.
             UnavailableError: The guard, the feedback service or the quota store is unavailable.
                 Nothing was stored.
         """
@@ -153,7 +165,7 @@ class Feedback:
         return feedback_pb2.SubmitFeedbackResponse(event_id=event.event_id, durability=durability)
 
 
-async def check_written_text(guard: OutputGuard, text: str, field: str, kind: str) -> None:
+async def check_written_text(guard: WrittenTextGuard, text: str, field: str, kind: str) -> None:
     """Check a text that a model will learn to answer with, or that other users read.
 
     The guard judges the text as an answer, and as the request that leads to it, since its
@@ -167,9 +179,10 @@ async def check_written_text(guard: OutputGuard, text: str, field: str, kind: st
 
     Raises:
         InvalidArgumentError: The guard rejects the text.
+        ResourceExhaustedError: Too many texts of this user wait for the guard.
         UnavailableError: The guard is unavailable.
     """
-    checked = await guard.check_output(text, "", text, final=True)
+    checked = await guard.check_written(text)
     if (action := checked.verdict.action) != guardrail_pb2.ACTION_ALLOW:
         category = checked.verdict.category
         GUARD_VERDICTS.labels(kind, ACTIONS[action], category).inc()

@@ -10,8 +10,7 @@ from services.contracts.limits import (
     MAX_CORRECTION_CHARACTERS,
     check_text,
 )
-from services.gateway.answering.output_guard import OutputGuard
-from services.gateway.feedback import check_written_text
+from services.gateway.feedback import WrittenTextGuard, check_written_text
 from services.gateway.quotas.quota import Limit
 from services.gateway.quotas.quotas import Quotas
 
@@ -26,7 +25,7 @@ TEXTS: Mapping[str, int] = {
 class ReviewTexts:
     """Admits reviews and resolutions of reviewers."""
 
-    def __init__(self, guard: OutputGuard, quotas: Quotas) -> None:
+    def __init__(self, guard: WrittenTextGuard, quotas: Quotas) -> None:
         self._guard, self._quotas = guard, quotas
 
     async def admit(self, caller: Caller, review: review_pb2.Review) -> None:

@@ -12,7 +12,7 @@ The following words that may belong to a secret are found in the text as Markdow
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from secret_detection.finding import (
@@ -22,6 +22,7 @@ from secret_detection.finding import (
     ends_with_known_start,
     has_letter_and_digit,
 )
+from services.chassis.threads import Checkpoint, no_checkpoint
 from services.guardrail.detection.folding import fold_characters
 from services.guardrail.detection.markdown import (
     HAS_MARKUP,
@@ -45,9 +46,7 @@ LABEL_GAP = re.compile(r"\s{0,3}")
 # without a match need no detector.
 SUSPECT = re.compile(r"[0-9@&]|[:=]|-----BEGIN|.{16}")
 NUMBER = re.compile(r"(?<![0-9().\-/+])[().\-/+]*+[0-9][0-9().\-/+]*$")
-NUMBER_CONTINUES = re.compile(r"[0-9(+]")
 ACCOUNT = re.compile(r"\W{0,3}[A-Za-z]{2}\d{2}[A-Za-z0-9]*$")
-ACCOUNT_CONTINUES = re.compile(r"[A-Za-z0-9]")
 LABEL = re.compile(
     rf"(?:key|token|secret|credential|bearer|basic|{PASSWORD_LABEL})"
     r"[\w-]{0,12}[\"'`*]*+\s{0,2}(?::|=|=>|is)?[\"'`*]*$",
@@ -56,11 +55,11 @@ LABEL = re.compile(
 DIGIT = re.compile("[0-9]")
 TOKEN_LINE = re.compile(r"[\w.+/=-]+")
 ASSIGNMENT = re.compile(r"(?::|=|=>|is)[\"'`*]*$", re.IGNORECASE)
+# Each span costs one more search in the rest of its word, so that a word of 8,000 characters with
+# 1,000 spans took 3 s. The rest of a word with more spans is replaced with the last of them.
+MAX_WORD_SPANS = 32
 # Longer than any phone number, card number or IBAN with spaces.
 LONGEST_NUMBER = 64
-# Line breaks in a card number of four groups, and in an IBAN of nine. With more, each line of a
-# list of numbers would begin a window of LONGEST_NUMBER characters.
-MAX_NUMBER_BREAKS, MAX_ACCOUNT_BREAKS = 3, 8
 # Two spaces and a line break end a line that is shown as such.
 LONGEST_GAP = 3
 # Longer than "-----BEGIN … PRIVATE KEY BLOCK-----" with the longest name of a key type.
@@ -73,7 +72,34 @@ MAX_TOKEN_LINES, SHORTEST_TOKEN_LINE = 16, 8
 # An RSA key of 8,192 bits in PEM has 6,400 characters.
 LONGEST_PRIVATE_KEY = 16_384
 
-Detector = Callable[[str], Iterable[Span]]
+
+@dataclass(frozen=True)
+class NumberRun:
+    """Words that belong to one number with spaces.
+
+    Args:
+        continues: pattern of the first character of a further word.
+        max_breaks: line breaks within the number.
+    """
+
+    continues: re.Pattern[str]
+    max_breaks: int
+
+    @cached_property
+    def words(self) -> re.Pattern[str]:
+        """Pattern of further words with their gaps."""
+        word = rf"(?={self.continues.pattern})[^\s{UNSPACED}]++"
+        line = rf"(?:[^\S\n]{{0,3}}{word})*+"
+        return re.compile(rf"{line}(?:\n(?!\n){word}{line}){{0,{self.max_breaks}}}+")
+
+
+# Line breaks in a card number of four groups, and in an IBAN of nine. With more, each line of a
+# list of numbers would begin a window of LONGEST_NUMBER characters.
+NUMBER_RUN = NumberRun(re.compile("[0-9(+]"), max_breaks=3)
+ACCOUNT_RUN = NumberRun(re.compile("[A-Za-z0-9]"), max_breaks=8)
+
+# Detector of the spans in a window that start before a position; it may return further spans.
+Detector = Callable[[str, int], Iterable[Span]]
 
 
 @dataclass(frozen=True)
@@ -113,13 +139,19 @@ class _Pending:
         return shown_end == len(self.shown.text) and not self.final
 
 
-def decide_prefix(text: str, detect: Detector, *, final: bool) -> DecidedPrefix:
+def decide_prefix(
+    text: str, detect: Detector, *, final: bool, checkpoint: Checkpoint = no_checkpoint
+) -> DecidedPrefix:
     """Decide the longest prefix of `text` that no further text can change.
 
     Args:
         text: pending text of the answer.
         detect: detector of spans.
         final: the answer ends with `text`, so that the whole text is decided.
+        checkpoint: called before each word.
+
+    Raises:
+        AbandonedError: `checkpoint` raised the error.
     """
     # Detection works on folded characters; spans are mapped back to the original text.
     folded = fold_characters(text)
@@ -135,6 +167,7 @@ def decide_prefix(text: str, detect: Detector, *, final: bool) -> DecidedPrefix:
         # The word is part of a span that started earlier.
         if word.start() < position:
             continue
+        checkpoint()
         try:
             decision = _decide_word(pending, word.start(), word.end(), detect)
         except UnboundedError:
@@ -164,7 +197,7 @@ def _decide_word(
     """
     text = pending.text
     found: list[Span] = []
-    cursor = start
+    cursor, spans_of_word = start, 0
     while cursor < end:
         window_end = _window_end(pending, cursor, end)
         if window_end is None:
@@ -174,14 +207,20 @@ def _decide_word(
             break
         # A span that starts in a later word is decided with that word, where its own window is
         # seen.
-        candidates = [span for span in detect(window) if span.start < end - cursor]
+        before = end - cursor
+        candidates = [span for span in detect(window, before) if span.start < before]
         if not candidates:
             break
         span = min(candidates, key=lambda span: (span.start, -span.end))
         found.append(Span(cursor + span.start, cursor + span.end, span.category, span.replacement))
-        # A span may end inside a later word, whose rest is then decided as well.
         cursor += span.end
-        end = max(end, _word_end(text, cursor - 1))
+        spans_of_word += 1
+        # A span may end inside a later word, whose rest is then decided as well.
+        if (last_end := _word_end(text, cursor - 1)) > end:
+            end, spans_of_word = last_end, 0
+        if spans_of_word == MAX_WORD_SPANS:
+            found[-1] = replace(found[-1], end=end)
+            break
     return end, found
 
 
@@ -212,11 +251,9 @@ def _window_end(pending: _Pending, start: int, end: int) -> int | None:
     if is_key:
         ends.append(_private_key_end(pending, shown_start, shown_end))
     if is_number:
-        ends.append(_run_end(pending, shown_start, shown_end, NUMBER_CONTINUES, MAX_NUMBER_BREAKS))
+        ends.append(_run_end(pending, shown_start, shown_end, NUMBER_RUN))
     if is_account:
-        ends.append(
-            _run_end(pending, shown_start, shown_end, ACCOUNT_CONTINUES, MAX_ACCOUNT_BREAKS)
-        )
+        ends.append(_run_end(pending, shown_start, shown_end, ACCOUNT_RUN))
     if is_label:
         ends.append(_value_end(pending, shown_end))
     if is_token:
@@ -232,20 +269,26 @@ def _window_end(pending: _Pending, start: int, end: int) -> int | None:
     return None if source_end == len(pending.text) and not pending.final else source_end
 
 
-def _run_end(
-    pending: _Pending, start: int, end: int, continues: re.Pattern[str], max_breaks: int
-) -> int | None:
+def _run_end(pending: _Pending, start: int, end: int, run: NumberRun) -> int | None:
     """Return the end of a number with spaces, such as a card number or an IBAN."""
-    text = pending.shown.text
-    breaks = 0
+    text, after_word = pending.shown.text, end
+    # One match for the words within the bound; a loop over them took ten times as long.
+    if words := run.words.match(text, end, max(end, start + LONGEST_NUMBER)):
+        end = words.end()
+    if end > after_word:
+        # The bound may cut the last word.
+        end = _word_end(text, end - 1)
+        if pending.goes_on(end):
+            return None
+    breaks = text.count(SOFT_BREAK, after_word, end)
     while end - start < LONGEST_NUMBER:
         gap_end = _match_end(NUMBER_GAP, text, end)
         breaks += text.count(SOFT_BREAK, end, gap_end)
-        if breaks > max_breaks:
+        if breaks > run.max_breaks:
             return end
         if pending.goes_on(gap_end):
             return None
-        if not continues.match(text, gap_end):
+        if not run.continues.match(text, gap_end):
             return end
         end = _word_end(text, gap_end)
         if pending.goes_on(end):

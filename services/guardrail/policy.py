@@ -83,7 +83,14 @@ class Policy:
         self._observe(Stage.INPUT, verdict)
         return verdict
 
-    def judge_output(self, prompt: str, released_tail: str, pending: str, final: bool) -> Release:
+    def judge_output(
+        self,
+        prompt: str,
+        released_tail: str,
+        pending: str,
+        final: bool,
+        checkpoint: Checkpoint = no_checkpoint,
+    ) -> Release:
         """Decide how much of the pending text of an answer may be shown.
 
         Args:
@@ -91,13 +98,21 @@ class Policy:
             released_tail: end of the text that was shown before.
             pending: text of the answer that was not shown yet.
             final: the answer ends with `pending`.
+            checkpoint: called before each word and each step.
 
         Returns:
             The decided text with replaced secrets and personal data, or a block without text.
+
+        Raises:
+            AbandonedError: `checkpoint` raised the error.
         """
         decided = decide_prefix(
-            pending, lambda text: find_spans(text, self._phone_region), final=final
+            pending,
+            lambda window, before: find_spans(window, self._phone_region, before),
+            final=final,
+            checkpoint=checkpoint,
         )
+        checkpoint()
         blocked = self._blocked(prompt, released_tail, pending, decided)
         release = Release(blocked, "", 0) if blocked else _release(pending, decided)
         self._observe(Stage.OUTPUT, release.verdict)

@@ -180,6 +180,14 @@ class GuardrailPeer:
         _require_verdict(response.verdict)
         return response
 
+    async def check_written(self, text: str) -> Result:
+        # Not in a batch: answers must not wait for a text that a user chose.
+        response = await self._check_one(
+            Check(prompt=text, pending=text, final=True, written_by_user=True)
+        )
+        _require_verdict(response.verdict)
+        return response
+
     async def _check_one(self, check: Check) -> Result:
         return await call_unary(
             PEER, self._stub.CheckOutput, check, within_seconds=self._within_seconds

@@ -73,7 +73,7 @@ def shown_text(source: str, *, keep_underscores: bool = False) -> ShownText:
         parts.append(source[position:start])
         starts += range(position, start)
         ends += range(position + 1, start + 1)
-        shown = _shown_break(token) if token["break"] else _shown_markup(token, keep_underscores)
+        shown = _shown(token, keep_underscores)
         parts.append(shown)
         starts += [start] * len(shown)
         ends += [end] * len(shown)
@@ -84,11 +84,20 @@ def shown_text(source: str, *, keep_underscores: bool = False) -> ShownText:
     return ShownText("".join(parts), tuple(starts), tuple(ends))
 
 
+def shown_characters(source: str, *, keep_underscores: bool = False) -> str:
+    """Return the text of `shown_text` without positions, in a quarter of its time."""
+    return TOKEN_OR_BREAK.sub(lambda token: _shown(token, keep_underscores), source)
+
+
 def without_markup(source: str) -> str:
     """Return a folded text with decoded references and without marks; spaces are unchanged."""
     if not MARKUP_CHARACTER.search(source):
         return source
     return TOKEN.sub(lambda token: _shown_markup(token, False), source)
+
+
+def _shown(token: re.Match[str], keep_underscores: bool) -> str:
+    return _shown_break(token) if token["break"] else _shown_markup(token, keep_underscores)
 
 
 def _shown_markup(token: re.Match[str], keep_underscores: bool) -> str:

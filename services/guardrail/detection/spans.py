@@ -10,10 +10,11 @@ numbers, sums and dates are not detected.
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-
-import phonenumbers
+from itertools import takewhile
 
 from secret_detection.finding import Secret, SecretForm, find_known_secrets, find_secrets
+from services.guardrail.detection.phones import DIGIT, phone_numbers
+from services.guardrail.detection.phones import MIN_DIGITS as MIN_PHONE_DIGITS
 from services.guardrail.verdict import Category
 
 
@@ -36,7 +37,9 @@ REPLACEMENTS = {
 
 def secret_spans(text: str) -> Iterator[Span]:
     """Yield all secrets of a text in no particular order; spans may overlap."""
-    return (_secret_span(text, secret) for secret in find_secrets(text))
+    # All forms contain letters. Most windows of lists and tables have none.
+    if LETTER.search(text):
+        yield from (_secret_span(text, secret) for secret in find_secrets(text))
 
 
 def known_secret_spans(text: str) -> Iterator[Span]:
@@ -84,12 +87,7 @@ CARD = re.compile(
 )
 IBAN = re.compile(r"(?<!\w)(?=([A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}))", re.IGNORECASE)
 SSN = re.compile(r"(?<![\w.-])(?!000|666|9)\d{3}([-. ])(?!00)\d{2}\1(?!0000)\d{4}(?![\w-]|[.]\d)")
-DIGIT = re.compile(r"\d")
-# ITU-T E.164 allows 15 digits. A text with more than 24 digits is a table of numbers, where the
-# search takes a millisecond per number.
-MIN_PHONE_DIGITS, MAX_PHONE_DIGITS = 7, 24
-# A national number needs separators: "4155552671" may as well be an order number.
-PHONE_SEPARATOR = re.compile(r"[+(]|\d[ .-]\d")
+LETTER = re.compile("[A-Za-z]")
 CARD_LENGTHS = (19, 16, 15, 14, 13)
 # Length of an IBAN by country (IBAN registry of SWIFT).
 IBAN_LENGTHS = {
@@ -119,33 +117,40 @@ IBAN_LENGTHS = {
 }
 
 
-def personal_spans(text: str, phone_region: str) -> Iterator[Span]:
-    """Yield all personal data of a text in no particular order; spans may overlap."""
+def personal_spans(text: str, phone_region: str, before: int | None = None) -> Iterator[Span]:
+    """Yield the personal data of a text in no particular order; spans may overlap.
+
+    Args:
+        text: folded text.
+        phone_region: country whose phone numbers are detected without a country prefix.
+        before: end of the positions at which a span may start; default: of the text.
+    """
+    if before is None:
+        before = len(text)
     if "@" in text:
-        for found in EMAIL.finditer(text):
-            before = text[max(0, found.start() - URL_USER_CHARACTERS) : found.start()]
+        for found in _starting(EMAIL, text, before):
+            lead = text[max(0, found.start() - URL_USER_CHARACTERS) : found.start()]
             ending = found[0].rpartition(".")[2].casefold()
-            if URL_USER.search(before) or ending in FILE_ENDINGS:
+            if URL_USER.search(lead) or ending in FILE_ENDINGS:
                 continue
             yield Span(found.start(), found.end(), Category.PII, EMAIL_REPLACEMENT)
-    digits = len(DIGIT.findall(text))
-    if digits < MIN_PHONE_DIGITS:
+    if len(DIGIT.findall(text)) < MIN_PHONE_DIGITS:
         return
-    for found in CARD.finditer(text):
+    for found in _starting(CARD, text, before):
         if length := _card_length(found[1]):
             yield Span(found.start(), found.start() + length, Category.PII, CARD_REPLACEMENT)
-    for found in IBAN.finditer(text):
-        if length := _iban_length(found[1]):
-            yield Span(found.start(), found.start() + length, Category.PII, IBAN_REPLACEMENT)
-    for found in SSN.finditer(text):
+    if LETTER.search(text):
+        for found in _starting(IBAN, text, before):
+            if length := _iban_length(found[1]):
+                yield Span(found.start(), found.start() + length, Category.PII, IBAN_REPLACEMENT)
+    for found in _starting(SSN, text, before):
         yield Span(found.start(), found.end(), Category.PII, SSN_REPLACEMENT)
-    if digits > MAX_PHONE_DIGITS:
-        return
-    for match in phonenumbers.PhoneNumberMatcher(
-        text, phone_region, leniency=phonenumbers.Leniency.VALID
-    ):
-        if PHONE_SEPARATOR.search(match.raw_string):
-            yield Span(match.start, match.end, Category.PII, PHONE_REPLACEMENT)
+    for match in phone_numbers(text, phone_region, before):
+        yield Span(match.start, match.end, Category.PII, PHONE_REPLACEMENT)
+
+
+def _starting(pattern: re.Pattern[str], text: str, before: int) -> Iterator[re.Match[str]]:
+    return takewhile(lambda found: found.start() < before, pattern.finditer(text))
 
 
 def _card_length(run: str) -> int:

@@ -5,8 +5,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from secret_detection.finding import has_letter_and_digit
-from services.guardrail.detection.markdown import HAS_MARKUP_OR_BREAK, SOFT_BREAK, shown_text
+from services.guardrail.detection.markdown import (
+    HAS_MARKUP_OR_BREAK,
+    SOFT_BREAK,
+    shown_characters,
+    shown_text,
+)
 from services.guardrail.detection.spans import (
+    LETTER,
     PHONE_REPLACEMENT,
     Span,
     known_secret_spans,
@@ -19,47 +25,65 @@ ONE_BREAK = re.compile(rf"(?<!{SOFT_BREAK}){SOFT_BREAK}(?!{SOFT_BREAK})")
 MARKS_AROUND = "*`~[]()!?.,;:\"' "
 # Columns of a table are no parts of one phone number.
 WIDE_GAP = re.compile(r"[^\S\n]{3}")
+# Characters shown for one of the source: two for a line break that ends a block.
+LONGEST_SHOWN = 2
 
 
-def find_spans(text: str, phone_region: str) -> list[Span]:
-    """Return all secrets and personal data of a folded text, with positions in this text.
+def find_spans(text: str, phone_region: str, before: int | None = None) -> list[Span]:
+    """Return the secrets and personal data of a folded text, with positions in this text.
 
-    The text is judged as written and as Markdown shows it. Spans may overlap.
+    The text is judged as written and as Markdown shows it. Spans may overlap. All spans that start
+    before `before` are returned; further ones may be missing.
 
     Args:
         text: text without invisible characters (`folding.fold_characters`).
         phone_region: country whose phone numbers are detected without a country prefix.
+        before: end of the part that is judged, such as the first word; default: of the text.
     """
-    spans = [*secret_spans(text), *personal_spans(text, phone_region)]
+    if before is None:
+        before = len(text)
+    spans = [*secret_spans(text), *personal_spans(text, phone_region, before)]
     if HAS_MARKUP_OR_BREAK.search(text.strip(MARKS_AROUND)):
-        spans += _shown_spans(text, phone_region)
+        spans += _shown_spans(text, phone_region, before)
     return spans
 
 
-def _shown_spans(text: str, phone_region: str) -> Iterator[Span]:
+def _shown_spans(text: str, phone_region: str, before: int) -> Iterator[Span]:
     judged = {text}
     for keep_underscores in (False, True) if "_" in text else (False,):
-        shown = shown_text(text, keep_underscores=keep_underscores)
-        spaced = ONE_BREAK.sub(" ", shown.text)
+        characters = shown_characters(text, keep_underscores=keep_underscores)
+        spaced = ONE_BREAK.sub(" ", characters)
         if spaced in judged:
             continue
         judged.add(spaced)
-        for span in (*secret_spans(spaced), *personal_spans(spaced, phone_region)):
+        in_lines = [
+            *secret_spans(spaced),
+            *personal_spans(spaced, phone_region, before * LONGEST_SHOWN),
+        ]
+        # Keys and tokens that are broken over lines.
+        broken = (
+            list(known_secret_spans(ONE_BREAK.sub("", characters)))
+            if spaced != characters and LETTER.search(characters)
+            else []
+        )
+        if not in_lines and not broken:
+            continue
+        # Positions take three quarters of the time, and few windows contain spans.
+        shown = shown_text(text, keep_underscores=keep_underscores)
+        for span in in_lines:
             found = _mapped(span, shown.starts, shown.ends)
             if span.replacement != PHONE_REPLACEMENT or not WIDE_GAP.search(
                 text, found.start, found.end
             ):
                 yield found
-        # A key or token that is broken over lines.
         breaks = {found.start() for found in ONE_BREAK.finditer(shown.text)}
-        if breaks:
-            kept = [index for index in range(len(shown.text)) if index not in breaks]
-            starts = [shown.starts[index] for index in kept]
-            ends = [shown.ends[index] for index in kept]
-            for span in known_secret_spans(ONE_BREAK.sub("", shown.text)):
-                found = _mapped(span, starts, ends)
-                if has_letter_and_digit(text[found.start : found.end]):
-                    yield found
+        kept = [index for index in range(len(shown.text)) if index not in breaks]
+        starts = [shown.starts[index] for index in kept]
+        ends = [shown.ends[index] for index in kept]
+        for span in broken:
+            found = _mapped(span, starts, ends)
+            if has_letter_and_digit(text[found.start : found.end]):
+                yield found
 
 
 def _mapped(span: Span, starts: Sequence[int], ends: Sequence[int]) -> Span:

@@ -101,9 +101,7 @@ class Behind:
     async def record(self, event: events_pb2.FeedbackEvent) -> feedback_pb2.Durability.ValueType:
         return feedback_pb2.DURABILITY_SPOOL
 
-    async def check_output(
-        self, prompt: str, released_tail: str, pending: str, *, final: bool
-    ) -> guardrail_pb2.CheckOutputResponse:
+    async def check_written(self, text: str) -> guardrail_pb2.CheckOutputResponse:
         verdict = guardrail_pb2.Verdict(action=guardrail_pb2.ACTION_ALLOW)
         return guardrail_pb2.CheckOutputResponse(verdict=verdict)
 

@@ -1,5 +1,7 @@
 """The guardrail over a real socket."""
 
+import asyncio
+import threading
 from typing import Any
 
 import grpc
@@ -11,6 +13,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
 from services.chassis.channel import open_channel
 from services.chassis.errors import DETAILS_KEY
 from services.chassis.server import Registration, serving
+from services.chassis.threads import Checkpoint
 from services.guardrail.policy import Policy, Release
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
@@ -30,10 +33,12 @@ class FailingPolicy:
     def __init__(self, policy: Policy) -> None:
         self._policy, self.version = policy, policy.version
 
-    def judge_output(self, prompt: str, released_tail: str, pending: str, final: bool) -> Release:
+    def judge_output(
+        self, prompt: str, released_tail: str, pending: str, final: bool, checkpoint: Checkpoint
+    ) -> Release:
         if pending == "bad":
             raise ValueError(pending)
-        return self._policy.judge_output(prompt, released_tail, pending, final)
+        return self._policy.judge_output(prompt, released_tail, pending, final, checkpoint)
 
 
 async def test_ordinary_question_is_allowed_with_the_policy_version(policy: Policy) -> None:
@@ -110,6 +115,49 @@ async def test_failed_part_does_not_affect_other_parts(policy: Policy) -> None:
     assert [one.release for one in judged.results] == ["a ", "", "c "]
 
 
+class WaitingPolicy:
+    """Policy that judges texts of numbers only when allowed, and others at once."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy, self.version = policy, policy.version
+        self.begun, self.may_end = threading.Event(), threading.Event()
+
+    def judge_output(
+        self, prompt: str, released_tail: str, pending: str, final: bool, checkpoint: Checkpoint
+    ) -> Release:
+        if pending.startswith("1"):
+            self.begun.set()
+            self.may_end.wait(60)
+        return self._policy.judge_output(prompt, released_tail, pending, final, checkpoint)
+
+
+async def test_written_texts_of_a_user_delay_neither_answers_nor_other_users(
+    policy: Policy,
+) -> None:
+    """Finding N-02: two corrections occupied both threads of all answers."""
+    waiting: Any = WaitingPolicy(policy)
+
+    def written(text: str, user: str) -> Any:
+        request = Out(prompt="hi", pending=text, final=True, written_by_user=True)
+        return stub.CheckOutput(request, timeout=30, metadata=metadata(user))
+
+    def metadata(user: str) -> tuple[tuple[str, str], ...]:
+        return (("x-tw-tenant", "default"), ("x-tw-user", user))
+
+    async with client(waiting) as stub:
+        slow = [asyncio.ensure_future(written("1 " * 200, "attacker")) for _ in range(5)]
+        await asyncio.to_thread(waiting.begun.wait, 20)
+        answer = await stub.CheckOutput(Out(pending="word " * 200, final=True), timeout=30)
+        other = await written("word " * 200, "bystander")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await written("1 ", "attacker")
+        waiting.may_end.set()
+        results = await asyncio.gather(*slow)
+    assert answer.release == other.release == "word " * 200
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert {result.verdict.action for result in results} == {guardrail_pb2.ACTION_ALLOW}
+
+
 async def test_private_key_without_end_is_blocked_and_not_released(
     policy: Policy,
 ) -> None:
@@ -163,6 +211,12 @@ async def test_private_key_without_end_is_blocked_and_not_released(
         ("CheckOutput", Out(pending="a" * 32_769), "pending", "at most 32,768 characters"),
         ("CheckOutputs", Outs(checks=[]), "checks", "1 to 64 parts"),
         ("CheckOutputs", Outs(checks=[Out(pending="a")] * 65), "checks", "1 to 64 parts"),
+        (
+            "CheckOutputs",
+            Outs(checks=[Out(), Out(pending="a", written_by_user=True)]),
+            "written_by_user",
+            "only in CheckOutput",
+        ),
         (
             "CheckOutputs",
             Outs(checks=[Out(), Out(pending="a" * 32_769)]),

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from thumbwheel.chat.v1 import chat_pb2 as thumbwheel_dot_chat_dot_v1_dot_chat__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'thumbwheel/guardrail/v1/guardrail.proto\x12\x17thumbwheel.guardrail.v1\x1a\x1dthumbwheel/chat/v1/chat.proto\"s\n\x07Verdict\x12/\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1f.thumbwheel.guardrail.v1.Action\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\"K\n\x11\x43heckInputRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\'\n\x05roles\x18\x02 \x03(\x0e\x32\x18.thumbwheel.chat.v1.Role\"_\n\x12\x43heckInputResponse\x12\x31\n\x07verdict\x18\x01 \x01(\x0b\x32 .thumbwheel.guardrail.v1.Verdict\x12\x16\n\x0erejection_text\x18\x02 \x01(\t\"[\n\x12\x43heckOutputRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x15\n\rreleased_tail\x18\x02 \x01(\t\x12\x0f\n\x07pending\x18\x03 \x01(\t\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\"\x8a\x01\n\x13\x43heckOutputResponse\x12\x31\n\x07verdict\x18\x01 \x01(\x0b\x32 .thumbwheel.guardrail.v1.Verdict\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x17\n\x0fheld_characters\x18\x03 \x01(\r\x12\x16\n\x0erejection_text\x18\x04 \x01(\t\"R\n\x13\x43heckOutputsRequest\x12;\n\x06\x63hecks\x18\x01 \x03(\x0b\x32+.thumbwheel.guardrail.v1.CheckOutputRequest\"U\n\x14\x43heckOutputsResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.thumbwheel.guardrail.v1.CheckOutputResponse*W\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x11\n\rACTION_REDACT\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03\x32\xdf\x02\n\x10GuardrailService\x12j\n\nCheckInput\x12*.thumbwheel.guardrail.v1.CheckInputRequest\x1a+.thumbwheel.guardrail.v1.CheckInputResponse\"\x03\x90\x02\x01\x12m\n\x0b\x43heckOutput\x12+.thumbwheel.guardrail.v1.CheckOutputRequest\x1a,.thumbwheel.guardrail.v1.CheckOutputResponse\"\x03\x90\x02\x01\x12p\n\x0c\x43heckOutputs\x12,.thumbwheel.guardrail.v1.CheckOutputsRequest\x1a-.thumbwheel.guardrail.v1.CheckOutputsResponse\"\x03\x90\x02\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'thumbwheel/guardrail/v1/guardrail.proto\x12\x17thumbwheel.guardrail.v1\x1a\x1dthumbwheel/chat/v1/chat.proto\"s\n\x07Verdict\x12/\n\x06\x61\x63tion\x18\x01 \x01(\x0e\x32\x1f.thumbwheel.guardrail.v1.Action\x12\x10\n\x08\x63\x61tegory\x18\x02 \x01(\t\x12\r\n\x05score\x18\x03 \x01(\x02\x12\x16\n\x0epolicy_version\x18\x04 \x01(\t\"K\n\x11\x43heckInputRequest\x12\r\n\x05texts\x18\x01 \x03(\t\x12\'\n\x05roles\x18\x02 \x03(\x0e\x32\x18.thumbwheel.chat.v1.Role\"_\n\x12\x43heckInputResponse\x12\x31\n\x07verdict\x18\x01 \x01(\x0b\x32 .thumbwheel.guardrail.v1.Verdict\x12\x16\n\x0erejection_text\x18\x02 \x01(\t\"t\n\x12\x43heckOutputRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12\x15\n\rreleased_tail\x18\x02 \x01(\t\x12\x0f\n\x07pending\x18\x03 \x01(\t\x12\r\n\x05\x66inal\x18\x04 \x01(\x08\x12\x17\n\x0fwritten_by_user\x18\x05 \x01(\x08\"\x8a\x01\n\x13\x43heckOutputResponse\x12\x31\n\x07verdict\x18\x01 \x01(\x0b\x32 .thumbwheel.guardrail.v1.Verdict\x12\x0f\n\x07release\x18\x02 \x01(\t\x12\x17\n\x0fheld_characters\x18\x03 \x01(\r\x12\x16\n\x0erejection_text\x18\x04 \x01(\t\"R\n\x13\x43heckOutputsRequest\x12;\n\x06\x63hecks\x18\x01 \x03(\x0b\x32+.thumbwheel.guardrail.v1.CheckOutputRequest\"U\n\x14\x43heckOutputsResponse\x12=\n\x07results\x18\x01 \x03(\x0b\x32,.thumbwheel.guardrail.v1.CheckOutputResponse*W\n\x06\x41\x63tion\x12\x16\n\x12\x41\x43TION_UNSPECIFIED\x10\x00\x12\x10\n\x0c\x41\x43TION_ALLOW\x10\x01\x12\x11\n\rACTION_REDACT\x10\x02\x12\x10\n\x0c\x41\x43TION_BLOCK\x10\x03\x32\xdf\x02\n\x10GuardrailService\x12j\n\nCheckInput\x12*.thumbwheel.guardrail.v1.CheckInputRequest\x1a+.thumbwheel.guardrail.v1.CheckInputResponse\"\x03\x90\x02\x01\x12m\n\x0b\x43heckOutput\x12+.thumbwheel.guardrail.v1.CheckOutputRequest\x1a,.thumbwheel.guardrail.v1.CheckOutputResponse\"\x03\x90\x02\x01\x12p\n\x0c\x43heckOutputs\x12,.thumbwheel.guardrail.v1.CheckOutputsRequest\x1a-.thumbwheel.guardrail.v1.CheckOutputsResponse\"\x03\x90\x02\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,8 +38,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GUARDRAILSERVICE'].methods_by_name['CheckOutput']._serialized_options = b'\220\002\001'
   _globals['_GUARDRAILSERVICE'].methods_by_name['CheckOutputs']._loaded_options = None
   _globals['_GUARDRAILSERVICE'].methods_by_name['CheckOutputs']._serialized_options = b'\220\002\001'
-  _globals['_ACTION']._serialized_start=795
-  _globals['_ACTION']._serialized_end=882
+  _globals['_ACTION']._serialized_start=820
+  _globals['_ACTION']._serialized_end=907
   _globals['_VERDICT']._serialized_start=99
   _globals['_VERDICT']._serialized_end=214
   _globals['_CHECKINPUTREQUEST']._serialized_start=216
@@ -47,13 +47,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHECKINPUTRESPONSE']._serialized_start=293
   _globals['_CHECKINPUTRESPONSE']._serialized_end=388
   _globals['_CHECKOUTPUTREQUEST']._serialized_start=390
-  _globals['_CHECKOUTPUTREQUEST']._serialized_end=481
-  _globals['_CHECKOUTPUTRESPONSE']._serialized_start=484
-  _globals['_CHECKOUTPUTRESPONSE']._serialized_end=622
-  _globals['_CHECKOUTPUTSREQUEST']._serialized_start=624
-  _globals['_CHECKOUTPUTSREQUEST']._serialized_end=706
-  _globals['_CHECKOUTPUTSRESPONSE']._serialized_start=708
-  _globals['_CHECKOUTPUTSRESPONSE']._serialized_end=793
-  _globals['_GUARDRAILSERVICE']._serialized_start=885
-  _globals['_GUARDRAILSERVICE']._serialized_end=1236
+  _globals['_CHECKOUTPUTREQUEST']._serialized_end=506
+  _globals['_CHECKOUTPUTRESPONSE']._serialized_start=509
+  _globals['_CHECKOUTPUTRESPONSE']._serialized_end=647
+  _globals['_CHECKOUTPUTSREQUEST']._serialized_start=649
+  _globals['_CHECKOUTPUTSREQUEST']._serialized_end=731
+  _globals['_CHECKOUTPUTSRESPONSE']._serialized_start=733
+  _globals['_CHECKOUTPUTSRESPONSE']._serialized_end=818
+  _globals['_GUARDRAILSERVICE']._serialized_start=910
+  _globals['_GUARDRAILSERVICE']._serialized_end=1261
 # @@protoc_insertion_point(module_scope)

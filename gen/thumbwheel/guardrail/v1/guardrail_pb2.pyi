@@ -158,6 +158,7 @@ class CheckOutputRequest(_message.Message):
     RELEASED_TAIL_FIELD_NUMBER: _builtins.int
     PENDING_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    WRITTEN_BY_USER_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     """Message of the user that is answered. The verdict is on the exchange, not on the answer alone."""
     released_tail: _builtins.str
@@ -166,6 +167,11 @@ class CheckOutputRequest(_message.Message):
     """All generated text that is not released yet, at most 32,768 characters."""
     final: _builtins.bool
     """No more text follows; nothing is held back."""
+    written_by_user: _builtins.bool
+    """A user wrote the text, such as a correction, not a model. It is judged apart from answers: at
+    most one text of a user at a time, and at most 4 wait. RESOURCE_EXHAUSTED: more of this user.
+    Only in CheckOutput.
+    """
     def __init__(
         self,
         *,
@@ -173,10 +179,11 @@ class CheckOutputRequest(_message.Message):
         released_tail: _builtins.str = ...,
         pending: _builtins.str = ...,
         final: _builtins.bool = ...,
+        written_by_user: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "pending", b"pending", "prompt", b"prompt", "released_tail", b"released_tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["final", b"final", "pending", b"pending", "prompt", b"prompt", "released_tail", b"released_tail", "written_by_user", b"written_by_user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
