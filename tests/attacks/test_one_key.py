@@ -49,6 +49,7 @@ BOMBS: Mapping[str, bytes] = {
     "big exponent": b'{"sampling":{"temperature":1e999999999}}',
     "20,000 fields": b"{" + b",".join(b'"%d":1' % number for number in range(20_000)) + b"}",
     "lone surrogate": b'{"input":{"text":"\\ud800"}}',
+    "lone surrogate as a name": b'{"\\ud800":1}',
     "UTF-16": '{"input":{"text":"a"}}'.encode("utf-16"),
     "4 MiB": b'{"input":{"text":"' + b"a" * (4 * MIB) + b'"}}',
 }

@@ -67,12 +67,20 @@ async def read_object(request: Request, max_bytes: int = MAX_BODY_BYTES) -> dict
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object whose names are unique.
+    """Return an object whose names are unique texts in valid Unicode.
 
     Parsers disagree on which of two values counts (RFC 8259, section 4), so a proxy or a filter in
-    front of the gateway could have judged the other one.
+    front of the gateway could have judged the other one. Half a surrogate pair in a name is a
+    SystemError of protobuf.
     """
     found = dict(pairs)
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            shown = name[:64].encode(errors="backslashreplace").decode()
+            limit = "a name in valid Unicode"
+            raise BodyFieldError(f"{shown} is not {limit}", field=shown, limit=limit) from error
     if len(found) != len(pairs):
         [(name, count)] = Counter(name for name, _ in pairs).most_common(1)
         raise BodyFieldError(f"{name[:64]} is given {count} times", field=name[:64], limit="once")

@@ -350,6 +350,10 @@ BAD_JSON = (
     BadJson("a list", b"[]", "body", "object"),
     BadJson("deep JSON", b"[" * 100_000, "body", "JSON"),
     BadJson("half a character", b'{"input": {"text": "\\ud800"}}', "input.text", "Unicode"),
+    BadJson("half a character in a name", b'{"\\ud800": 1}', "\\ud800", "Unicode"),
+    BadJson(
+        "half a character in a name within", b'{"input": {"\\ud800a": 1}}', "\\ud800a", "Unicode"
+    ),
     BadJson("unknown field", b'{"input": {"text": "a"}, "colour": 1}', "colour", "conversationId"),
     BadJson(
         "unknown field within", b'{"input": {"text": "a", "colour": 1}}', "input.colour", "history"

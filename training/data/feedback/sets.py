@@ -57,11 +57,12 @@ class SetsConfig:
     """Fractions of prompts and judgements, and the minimum amounts of data for a run (min_*).
 
     `max_pairs_per_prompt` bounds the pairs and the SFT examples of one context, which users share.
-    `max_user_share` bounds the share of SFT examples, and of pairs in each set, that depend on one
-    user or reviewer alone. `source_weights` are factors on the weights of pairs and SFT examples by
-    origin. With `redact_personal_data`, mail addresses, telephone numbers and other personal data
-    become placeholders before the division; `language` is the ISO 639-1 code of the users'
-    language, which selects the national numbers.
+    `max_user_share` bounds the share of SFT examples, of thumbs, and of pairs in each set, that
+    depend on one user or reviewer alone; with few users, twice the equal share bounds it.
+    `source_weights` are factors on the weights of pairs and SFT examples by origin. With
+    `redact_personal_data`, mail addresses, telephone numbers and other personal data become
+    placeholders before the division; `language` is the ISO 639-1 code of the users' language, which
+    selects the national numbers.
     """
 
     held_out_fraction: OpenFraction = 0.2
@@ -179,9 +180,12 @@ def make_sets(feedback: Sequence[GivenFeedback], config: SetsConfig) -> Training
         dropped.update(left_out, pairs_over_share_of_user=over_share)
     examples, authors, over_cap = _sft_lines(training_questions, config)
     examples, over_share = cap_users(examples, authors, config.max_user_share, config.seed)
+    thumbs, raters = _thumb_lines(training_questions)
+    thumbs, thumbs_over_share = cap_users(thumbs, raters, config.max_user_share, config.seed)
     dropped.update(
         sft_over_cap_of_prompt=over_cap,
         sft_over_share_of_user=over_share,
+        thumbs_over_share_of_user=thumbs_over_share,
         corrections_unchanged=sum(
             isinstance(given, Judgement) and is_unchanged(given) for given in feedback
         ),
@@ -195,7 +199,7 @@ def make_sets(feedback: Sequence[GivenFeedback], config: SetsConfig) -> Training
     random.Random(config.seed).shuffle(pairs)
     return TrainingSets(
         sft=[*examples, *map(_anchor_line, anchors)],
-        thumbs=[*_thumb_lines(training_questions), *_anchor_thumbs(anchors)],
+        thumbs=[*thumbs, *_anchor_thumbs(anchors)],
         pairs=pairs,
         judge_pairs=pairs_by_set[1],
         held_out_pairs=pairs_by_set[2],
@@ -304,9 +308,17 @@ def _sft_lines(
     return lines, users, over_cap
 
 
-def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
-    """Return one thumb per answer, given by the majority; ties are skipped."""
-    return [
+def _thumb_lines(
+    questions: Iterable[Question],
+) -> tuple[list[dict[str, Any]], list[tuple[frozenset[str]]]]:
+    """Return one thumb per answer, given by the majority, and its users; ties are skipped."""
+    answers = [
+        (question, answer)
+        for question in questions
+        for answer in question.answers
+        if answer.up != answer.down
+    ]
+    lines = [
         _thumb_line(
             question.prompt_id,
             question.context,
@@ -314,10 +326,9 @@ def _thumb_lines(questions: Iterable[Question]) -> list[dict[str, Any]]:
             answer.up > answer.down,
             answer.served,
         )
-        for question in questions
-        for answer in question.answers
-        if answer.up != answer.down
+        for question, answer in answers
     ]
+    return lines, [(answer.users,) for _, answer in answers]
 
 
 def _thumb_line(

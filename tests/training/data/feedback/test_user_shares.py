@@ -64,9 +64,12 @@ def shares(texts: Iterable[str]) -> tuple[int, int]:
     return sum(found), len(found)
 
 
-def test_one_users_corrections_are_at_most_five_percent_of_examples_and_pairs() -> None:
+def test_one_user_has_at_most_five_percent_of_examples_thumbs_and_pairs() -> None:
     """Finding S-10: 100 corrections of one user were 100 examples of doubled weight."""
     sets = make_sets([*of_users(60, 2), *corrections_of("eve", 100, BAIT)], CONFIG)
+    thumbs = [f"{line['messages']} {line['response']}" for line in sets.thumbs]
+    assert 0 < sum("eve asks" in text for text in thumbs) <= 0.05 * len(thumbs)
+    assert sets.dropped["thumbs_over_share_of_user"] > 80
     for texts in ([line["response"] for line in sets.sft], [pair.chosen for pair in sets.pairs]):
         own, total = shares(texts)
         assert 0 < own <= 0.05 * total
@@ -80,6 +83,7 @@ def test_few_equal_users_lose_nothing(users: int) -> None:
     sets = make_sets(of_users(users, 10), CONFIG)
     assert sets.dropped["sft_over_share_of_user"] == 0
     assert sets.dropped["pairs_over_share_of_user"] == 0
+    assert sets.dropped["thumbs_over_share_of_user"] == 0
 
 
 def test_one_example_of_each_user_is_always_allowed() -> None:
@@ -87,6 +91,9 @@ def test_one_example_of_each_user_is_always_allowed() -> None:
     own, total = shares(line["response"] for line in sets.sft)
     assert 1 <= own <= max(1, 0.25 * total)
     assert total - own >= 8
+    # Finding N-15: 50 of 59 thumbs were those of one user.
+    own, total = sum("eve asks" in str(line) for line in sets.thumbs), len(sets.thumbs)
+    assert 1 <= own <= max(1, 0.25 * total)
 
 
 def test_an_example_of_several_users_belongs_to_none() -> None:
