@@ -27,7 +27,7 @@ def opened(
     path: str,
     refused: Sequence[tuple[int, str]] = (),
 ) -> Iterator[Page]:
-    """Open a path of the page in a new context.
+    """Open a path of the page in a new context; a key in the path is confirmed.
 
     Logged errors and requests to other hosts fail the test.
 
@@ -52,6 +52,8 @@ def opened(
         "request", lambda asked: troubles.append(asked.url) if stack.http not in asked.url else None
     )
     page.goto(f"{stack.http}{path}")
+    if "#key=" in path:
+        page.get_by_role("button", name="Sign in as").click()
     yield page
     page.close()
     assert not troubles

@@ -206,6 +206,19 @@ def test_key_in_a_link_replaces_no_session_without_an_answer(page: Page, stack: 
     expect(account).to_contain_text("Signed in as mallory of elsewhere")
 
 
+def test_key_in_a_link_signs_nobody_in_without_an_answer(browser: Browser, stack: Stack) -> None:
+    """Finding N-12: a browser without a session was signed in with the key of any link."""
+    foreign = stack.make_keys("mallory", tenant="elsewhere")[0]
+    with opened(browser, stack, SIZES["phone"], "/icon.svg") as page:
+        page.goto(f"{stack.http}/#key={foreign}")
+        question = page.get_by_role("alertdialog", name="Sign in with the key of this link?")
+        expect(question).to_contain_text("mallory of elsewhere")
+        assert "tw_" not in page.url
+        question.get_by_role("button", name="Do not sign in").click()
+        expect(page.get_by_label("API key")).to_be_visible()
+        assert page.context.cookies() == []
+
+
 @pytest.mark.parametrize("page", ["desktop"], indirect=True)
 def test_no_key_is_readable_by_scripts_and_sign_out_ends_the_session(
     page: Page, stack: Stack

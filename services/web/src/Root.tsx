@@ -3,7 +3,7 @@ import { useCallback, useEffect, useRef, useState, type ReactNode } from "react"
 import { AccountBar } from "./AccountBar";
 import { KeyForm } from "./KeyForm";
 import { KeyQuestion } from "./KeyQuestion";
-import { offer, restore, shown, signIn, signOut, start, type Session } from "./session";
+import { offer, offerLink, restore, shown, signIn, signOut, start, type Session } from "./session";
 import type { Account } from "./wire";
 
 interface Props {
@@ -44,7 +44,7 @@ export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey, page }: Props
   useEffect(() => {
     const taken = () => {
       const key = takeLinkKey();
-      if (key) change(() => offer(key));
+      if (key) change(() => offerLink(key));
     };
     // The address may have changed before the listener was added.
     taken();
@@ -66,7 +66,13 @@ export function Root({ linkKey, takeLinkKey, oldKey, forgetOldKey, page }: Props
         <KeyQuestion
           present={session.account}
           offered={session.offered}
-          keep={() => setSession({ state: "signed-in", account: session.account, problem: "" })}
+          keep={() =>
+            setSession(
+              session.account
+                ? { state: "signed-in", account: session.account, problem: "" }
+                : { state: "signed-out", problem: "" },
+            )
+          }
           replace={() => change(() => signIn(session.key))}
         />
       );

@@ -7,8 +7,8 @@ export type Session =
   | { state: "loading" }
   | { state: "signed-out"; problem: string }
   | { state: "signed-in"; account: Account; problem: string }
-  /** The key belongs to another user than the session, which only the user may replace. */
-  | { state: "question"; account: Account; offered: Account; key: string };
+  /** A key that came by a link, or that belongs to another user than the session: the user decides. */
+  | { state: "question"; account: Account | null; offered: Account; key: string };
 
 const NOT_KEPT = "The browser did not keep the session: its cookie requires HTTPS (TW_GATEWAY_PAGE_SESSION_SECURE).";
 
@@ -35,23 +35,32 @@ export async function start(link: string, old: string, forgetOld: () => void): P
     let session = await restore();
     if (session.state === "signed-out" && old) session = await signIn(old);
     forgetOld();
-    return link ? await offerTo(session, link) : session;
+    return link ? await askFor(session, link) : session;
   });
 }
 
-/** Sign in with a key. If that would replace another user, the result is a question. */
+/** Sign in with a key that the user typed. If that would replace another user, the result is a question. */
 export async function offer(key: string): Promise<Session> {
-  return shown(async () => offerTo(await restore(), key));
+  return shown(async () => {
+    const session = await restore();
+    return session.state === "signed-in" ? askFor(session, key) : signIn(key);
+  });
 }
 
-async function offerTo(session: Session, key: string): Promise<Session> {
-  if (session.state !== "signed-in") return signIn(key);
+/** Use a key from a link. Others may have written the link, so the user is asked before. */
+export async function offerLink(key: string): Promise<Session> {
+  return shown(async () => askFor(await restore(), key));
+}
+
+async function askFor(session: Session, key: string): Promise<Session> {
+  const account = session.state === "signed-in" ? session.account : null;
   try {
     const offered = (await (await request("GET", "/api/account", bearer(key))).json()) as Account;
-    return isSame(session.account, offered) ? session : { ...session, state: "question", offered, key };
+    return account && isSame(account, offered) ? session : { state: "question", account, offered, key };
   } catch (error) {
     if (!isRefusal(error)) throw error;
-    return { ...session, problem: `The other key was refused: ${error.message}` };
+    if (!account) return { state: "signed-out", problem: error.message };
+    return { state: "signed-in", account, problem: `The other key was refused: ${error.message}` };
   }
 }
 

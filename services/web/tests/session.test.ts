@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
-import { offer, restore, signIn, signOut, start } from "../src/session";
+import { offer, offerLink, restore, signIn, signOut, start } from "../src/session";
 import type { Account } from "../src/wire";
 
 const ADA: Account = { tenant: "acme", user: "ada", scopes: ["chat", "account"] };
@@ -40,8 +40,17 @@ beforeEach(() => {
 afterEach(() => vi.unstubAllGlobals());
 
 describe("a key in a link", () => {
-  test("signs in without a session", async () => {
-    const session = await start("tw_ada", "", () => undefined);
+  test.each([
+    ["at the start", (key: string) => start(key, "", () => undefined)],
+    ["in an open page", offerLink],
+  ])("%s signs nobody in without an answer (finding N-12)", async (_, open) => {
+    expect(await open("tw_eve")).toEqual({ state: "question", account: null, offered: EVE, key: "tw_eve" });
+    expect([cookie, sessionCalls]).toEqual(["", []]);
+    expect(await open("tw_unknown")).toMatchObject({ state: "signed-out", problem: "not known" });
+  });
+
+  test("that the user typed signs in", async () => {
+    const session = await offer("tw_ada");
     expect(session).toEqual({ state: "signed-in", account: { ...ADA, csrfToken: "csrf tw_ada" }, problem: "" });
     expect(cookie).toBe("tw_ada");
   });
