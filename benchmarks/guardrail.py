@@ -31,6 +31,19 @@ CODE = (
     '    """Return the sum with tax."""\n    return round(sum(prices) * (1 + tax_rate), 2)\n```\n\n'
 ) * 10
 TABLE = "| year | sales | share |\n|---|---|---|\n" + "| 2024 | 1,204,331 | 12.5 % |\n" * 60
+# Lists in which each number begins a window, and words with many spans. The review that named
+# them (N-02) measured 500 times the time of ordinary words.
+HARD = {
+    "numbers and blanks": "1-\u2800",
+    "numbers and hyphens": "1-- ",
+    "numbers and spaces": "1 ",
+    "numbers and underscores": "1_ ",
+    "numbers and marks": "4_.`  22\n1/",
+    "phone numbers": "415 555 2671\n",
+    "lines of a token": "eyJa1b2c3\n",
+    "addresses in one word": "jane@acme.com,",
+}
+HARD_CHARACTERS, HARD_ROUNDS = 8_190, 3
 INPUT = "how do i learn python, it is **very** hard & i have no time?"
 
 
@@ -47,6 +60,23 @@ def main() -> None:
         _report(name, text, functools.partial(judge.judge_output, "hi", "", text, False))
     # Verdicts on prompts are cached, so the method behind the cache is measured.
     _report("question", INPUT, functools.partial(judge._judge_request, INPUT))
+    _report_hard(judge)
+
+
+def _report_hard(judge: policy.Policy) -> None:
+    """Print the time of hard texts for 1,000 characters, beside ordinary words in the same round."""
+    words = (PROSE * 8)[:HARD_CHARACTERS]
+    print(f"\n{'correction of':<34}{'ms for 1,000 characters':>24}{'ratio to words':>16}")
+    for name, unit in HARD.items():
+        text = (unit * HARD_CHARACTERS)[:HARD_CHARACTERS]
+        hard, ordinary = [], []
+        for _ in range(HARD_ROUNDS):
+            hard.append(_seconds(functools.partial(judge.judge_output, "hi", "", text, True)))
+            ordinary.append(_seconds(functools.partial(judge.judge_output, "hi", "", words, True)))
+        thousands = HARD_CHARACTERS / 1_000
+        print(
+            f"{name:<34}{1e3 * min(hard) / thousands:>24.2f}{min(hard) / min(ordinary):>16.1f}",
+        )
 
 
 def _report(name: str, text: str, verdict: Callable[[], object]) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 import struct
+import threading
+import time
 import uuid
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from io import BytesIO
 from typing import Any
@@ -338,6 +341,54 @@ async def test_flood_of_corrections_leaves_feedback_to_others(
     statuses = await flood
     assert set(statuses) <= ANSWERED_OR_LATE
     await asyncio.to_thread(attacked.bystander.thumb, rated, False)
+
+
+# Corrections of the largest size: a thin list, in which each number began a search for phone
+# numbers, and ordinary words as a control.
+THIN_NUMBERS, WORDS = "1-\u2800" * 2_730, "The answer is a lighthouse at the sea. " * 210
+CONNECTIONS, CONTROL_SECONDS = 3, 15.0
+
+
+def correction(client: Client, message_id: str, text: str) -> int:
+    """Send a correction and return its status."""
+    body = {"messageId": message_id, "requestId": str(uuid.uuid4()), "correction": {"text": text}}
+    return client.call("POST", "/api/feedback", body)[0]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_corrections_of_thin_lists_delay_nobody_else(attacked: Attacked) -> None:
+    """Finding N-02: four of five corrections of others failed during 27 of the attacker."""
+    answer = attacked.attacker.ask("hello", sampling=SHORT)[0]["messageId"]
+    rated = attacked.bystander.ask("hello", sampling=SHORT)[0]["messageId"]
+    statuses: Counter[int] = Counter()
+    seconds: dict[tuple[str, str], list[float]] = defaultdict(list)
+    # Alternately, so that other work on the machine slows both down.
+    for name, text in (("control", WORDS), ("attack", THIN_NUMBERS)) * 2:
+        ended = threading.Event()
+
+        def flood(text: str = text, ended: threading.Event = ended) -> None:
+            while not ended.is_set():
+                assert correction(attacked.attacker, answer, text) in ANSWERED_OR_LATE
+
+        with ThreadPoolExecutor(CONNECTIONS) as connections:
+            attackers = [connections.submit(flood) for _ in range(CONNECTIONS)]
+            end = time.monotonic() + CONTROL_SECONDS
+            while time.monotonic() < end:
+                began = time.monotonic()
+                statuses[correction(attacked.bystander, rated, WORDS[:600])] += 1
+                corrected = time.monotonic()
+                attacked.bystander.ask("hello", sampling=SHORT)
+                seconds[name, "correction"].append(corrected - began)
+                seconds[name, "turn"].append(time.monotonic() - corrected)
+            ended.set()
+        for attacker in attackers:
+            attacker.result()
+    for (name, what), times in sorted(seconds.items()):
+        ordered = sorted(times)
+        p50, p99 = (ordered[int(share * (len(ordered) - 1))] for share in (0.5, 0.99))
+        print(f"{what} during {name}: {len(times)}, p50 {p50:.3f} s, p99 {p99:.3f} s")
+    assert set(statuses) == {200}
 
 
 async def test_largest_conversation_of_one_request_stays_readable(attacked: Attacked) -> None:

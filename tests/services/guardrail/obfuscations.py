@@ -1,4 +1,4 @@
-"""Twelve obfuscations of a text, each a function from plain to obfuscated text."""
+"""Obfuscations of a text, each a function from plain to obfuscated text."""
 
 import random
 from collections.abc import Callable
@@ -16,6 +16,15 @@ def _inserted(text: str, mark: str, every: int) -> str:
 
 def _each_word(text: str, change: Callable[[str], str]) -> str:
     return " ".join(change(word) for word in text.split(" "))
+
+
+def _by_code(text: str, first: int) -> str:
+    """Return a text with the letters that follow each other from a code point on."""
+    return "".join(chr(first + ord(c) - 97) if "a" <= c <= "z" else c for c in text.lower())
+
+
+def _divided(word: str, division: str) -> str:
+    return word[:2] + division + word[2:] if len(word) > 3 else word
 
 
 def _random_case(text: str) -> str:
@@ -45,5 +54,26 @@ OBFUSCATIONS: dict[str, Callable[[str], str]] = {
         text, lambda word: ".".join(word) if len(word) > 3 else word
     ),
     "random case": _random_case,
+    # Finding N-05.
+    "letters in filled squares": lambda text: _by_code(text, 0x1F170),
+    "letters in filled circles": lambda text: _by_code(text, 0x1F150),
+    "regional indicators": lambda text: _by_code(text, 0x1F1E6),
+    "skin tones": lambda text: "".join(f"{letter}\U0001f3fb" for letter in text),
+    "emoji": lambda text: "".join(f"{letter}\U0001f600" for letter in text),
+    "emoji after letters": lambda text: "".join(
+        f"{letter}\U0001f600" if letter.isalpha() else letter for letter in text
+    ),
+    "dots after all characters": lambda text: "".join(f"{letter}." for letter in text),
+    "hyphens after all characters": lambda text: "".join(f"{letter}-" for letter in text),
+    "bars after all characters": lambda text: "".join(f"{letter}|" for letter in text),
+    "slashes after all characters": lambda text: "".join(f"{letter}/" for letter in text),
+    "slashes after letters": lambda text: "".join(
+        f"{letter}/" if letter.isalpha() else letter for letter in text
+    ),
+    "line breaks within words": lambda text: _each_word(text, lambda word: _divided(word, "\n")),
+    "tags within words": lambda text: _each_word(text, lambda word: _divided(word, "<b></b>")),
+    "comments within words": lambda text: _each_word(text, lambda word: _divided(word, "<!-- -->")),
+    "percent escapes": lambda text: "".join(f"%{byte:02x}" for byte in text.encode()),
+    "Unicode escapes": lambda text: "".join(f"\\u{ord(letter):04x}" for letter in text),
     "stretched vowels": lambda text: _each_word(text, _stretched),
 }
