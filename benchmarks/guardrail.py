@@ -59,12 +59,13 @@ def main() -> None:
     ):
         _report(name, text, functools.partial(judge.judge_output, "hi", "", text, False))
     # Verdicts on prompts are cached, so the method behind the cache is measured.
-    _report("question", INPUT, functools.partial(judge._judge_request, INPUT))
+    question = functools.partial(judge._judge_request, INPUT, is_instruction=False)
+    _report("question", INPUT, question)
     _report_hard(judge)
 
 
 def _report_hard(judge: policy.Policy) -> None:
-    """Print the time of hard texts for 1,000 characters, beside ordinary words in the same round."""
+    """Print the time of hard texts for 1,000 characters, beside ordinary words in one run."""
     words = (PROSE * 8)[:HARD_CHARACTERS]
     print(f"\n{'correction of':<34}{'ms for 1,000 characters':>24}{'ratio to words':>16}")
     for name, unit in HARD.items():
