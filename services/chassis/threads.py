@@ -57,6 +57,12 @@ class BoundedThreads:
             ended.set()
 
 
+class OwnerLimitError(ResourceExhaustedError):
+    """One owner has too many waiting pieces of work."""
+
+    is_load = False
+
+
 @dataclass
 class _Owner:
     """Calls of one owner: the running one holds the lock, the others wait for it."""
@@ -77,11 +83,11 @@ class OwnedThreads(BoundedThreads):
         """Return the result of `work`, after all earlier work of the owner `key`.
 
         Raises:
-            ResourceExhaustedError: `max_waiting` calls of this owner wait.
+            OwnerLimitError: `max_waiting` calls of this owner wait.
         """
         owner = self._owners.setdefault(key, _Owner())
         if owner.calls > self._max_waiting:
-            raise ResourceExhaustedError(
+            raise OwnerLimitError(
                 "too many texts of this user wait for the guard",
                 reason="TOO_MANY_TEXTS",
                 limit=f"1 running and {self._max_waiting} waiting",

@@ -5,8 +5,7 @@ import threading
 
 import pytest
 
-from services.chassis.errors import ResourceExhaustedError
-from services.chassis.threads import Checkpoint, OwnedThreads, run_to_end
+from services.chassis.threads import Checkpoint, OwnedThreads, OwnerLimitError, run_to_end
 
 
 async def test_result_and_error_are_those_of_the_work() -> None:
@@ -52,7 +51,7 @@ async def test_owner_has_one_running_and_few_waiting_pieces_of_work() -> None:
         for name in ("first", "second")
     ]
     await asyncio.sleep(0)
-    with pytest.raises(ResourceExhaustedError) as caught:
+    with pytest.raises(OwnerLimitError) as caught:
         await threads.run_for("one", lambda _: work("third"))
     assert caught.value.reason == "TOO_MANY_TEXTS"
     assert await threads.run_for("other", lambda _: "of another owner") == "of another owner"
