@@ -14,7 +14,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 import grpc
 from grpc_health.v1 import health_pb2
 
-from services.chassis.answers import (
+from services.chassis.calls.answers import (
     Context,
     Task,
     abort,
@@ -23,8 +23,8 @@ from services.chassis.answers import (
     running_handler,
     write,
 )
+from services.chassis.calls.request_reader import RequestReader, lenient
 from services.chassis.errors import NotFoundError, ResourceExhaustedError, ServiceError
-from services.chassis.request_reader import RequestReader, lenient
 from services.chassis.settings import ServiceSettings
 
 SERVICE_NAME = "grpc.health.v1.Health"

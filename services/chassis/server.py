@@ -23,10 +23,10 @@ from prometheus_client import make_wsgi_app, start_http_server
 
 from services.chassis import health
 from services.chassis.admission import Admission
-from services.chassis.answers import prepare_event_loop
+from services.chassis.calls.answers import prepare_event_loop
+from services.chassis.calls.interceptor import Authorize, CallInterceptor
 from services.chassis.channel import KEEPALIVE_OPTIONS
 from services.chassis.identity_keys import IdentityKeyError
-from services.chassis.interceptor import Authorize, CallInterceptor
 from services.chassis.mutual_tls import AllowedCallers, TlsFilesError, server_credentials
 from services.chassis.settings import ServiceSettings
 from services.chassis.telemetry import configure_logs, configure_traces, fields, measure_loop_lag

@@ -1,7 +1,7 @@
 """Servicer of EnhancerService: checks limits, calls the enhancer.
 
-Texts are corrected in a thread, one at a time. An ordinary prompt takes a millisecond, but a text of
-repeated letters or marks up to 40, for which the event loop must not wait.
+Texts are corrected in a thread, one at a time. An ordinary prompt takes a millisecond, but a text
+of repeated letters or marks up to 40, for which the event loop must not wait.
 """
 
 from typing import Any

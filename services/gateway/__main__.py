@@ -16,8 +16,8 @@ from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
 
 from services.chassis.admission import Admission
+from services.chassis.calls.interceptor import Authorize
 from services.chassis.errors import SchemaRevisionError, UnavailableError
-from services.chassis.interceptor import Authorize
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings, program
 from services.chassis.telemetry import fields, tracer

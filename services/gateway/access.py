@@ -12,10 +12,10 @@ from typing import Any
 from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 
-from services.chassis.answers import Context
+from services.chassis.calls.answers import Context
+from services.chassis.calls.interceptor import Authorize
 from services.chassis.errors import InvalidArgumentError, PermissionDeniedError
 from services.chassis.identity import bind_call, current_call
-from services.chassis.interceptor import Authorize
 from services.gateway.identity.authentication import Authenticator
 from services.gateway.identity.credential import ANONYMOUS, Credential, Scope
 from services.gateway.identity.end_users import END_USER_KEY, EndUsers

@@ -24,9 +24,9 @@ from starlette.routing import BaseRoute, Match, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from services.chassis.calls.request_reader import ReceiveSlotsByCaller
 from services.chassis.errors import InvalidArgumentError, NotFoundError, ServiceError
 from services.chassis.identity import CallContext, bind_call, request_id_from
-from services.chassis.request_reader import ReceiveSlotsByCaller
 from services.chassis.telemetry import fields, trace_id, tracer
 from services.contracts.limits import field_error
 from services.gateway.access import ROUTES, Rule, authorize

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from services.chassis import answers
+from services.chassis.calls.interceptor import INTERNAL_TEXT
 from services.chassis.channel import call_unary, open_channel
 from services.chassis.errors import (
     DETAILS_KEY,
@@ -22,7 +23,6 @@ from services.chassis.errors import (
     from_rpc,
 )
 from services.chassis.identity import CallContext, Caller, bind_call, current_call, require_caller
-from services.chassis.interceptor import INTERNAL_TEXT
 from services.chassis.server import MAX_OPEN_FILES, Registration, raise_open_files, serving
 from services.chassis.settings import ServiceSettings
 from tests.support.errors import refused

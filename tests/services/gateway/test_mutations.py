@@ -21,7 +21,7 @@ from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_p
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.admission import Admission
-from services.chassis.interceptor import CallInterceptor
+from services.chassis.calls.interceptor import CallInterceptor
 from services.chassis.settings import ServiceSettings
 from services.contracts.chat import FinishReason, Role
 from services.gateway.access import access_check, with_known_fields

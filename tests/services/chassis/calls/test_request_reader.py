@@ -5,9 +5,13 @@ from typing import Any
 
 import pytest
 
+from services.chassis.calls.request_reader import (
+    MAX_CALLER_REQUESTS,
+    ReceiveSlotsByCaller,
+    RequestReader,
+)
 from services.chassis.errors import ResourceExhaustedError
 from services.chassis.identity import Caller
-from services.chassis.request_reader import MAX_CALLER_REQUESTS, ReceiveSlotsByCaller, RequestReader
 from tests.support.errors import refused
 
 ADA, BOB = Caller("acme", "ada"), Caller("acme", "bob")

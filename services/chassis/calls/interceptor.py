@@ -22,7 +22,7 @@ from opentelemetry.propagate import extract
 from opentelemetry.trace import set_span_in_context
 
 from services.chassis.admission import Admission, Priority
-from services.chassis.answers import (
+from services.chassis.calls.answers import (
     TRACE_KEY,
     CallerCalls,
     Context,
@@ -30,10 +30,10 @@ from services.chassis.answers import (
     limit_sending,
     write,
 )
+from services.chassis.calls.request_reader import RequestReader, lenient
 from services.chassis.errors import InvalidArgumentError, ServiceError
 from services.chassis.identity import CallContext, bind_call, caller_from, current_call
 from services.chassis.mutual_tls import AllowedCallers, require_peer
-from services.chassis.request_reader import RequestReader, lenient
 from services.chassis.retries import pushback
 from services.chassis.service_identity import TokenVerifier
 from services.chassis.settings import ServiceSettings
