@@ -74,7 +74,7 @@ def field_error(field: str, limit: str, actual: str = "") -> InvalidArgumentErro
         actual: size of the value, or "" if the size explains nothing or would reveal user text.
     """
     text = f"{field} must be {limit}" + (f", not {actual}" if actual else "")
-    return InvalidArgumentError(text, field=field, limit=limit, actual=actual)
+    return InvalidArgumentError(text, field=field, limit=limit)
 
 
 def with_field(error: InvalidArgumentError, field: str) -> InvalidArgumentError:

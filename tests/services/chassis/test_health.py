@@ -17,7 +17,8 @@ from prometheus_client import REGISTRY, make_wsgi_app, start_http_server
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
 from infra.run.embedded.layout import free_port
-from services.chassis import health, request_reader
+from services.chassis import health
+from services.chassis.calls import request_reader
 from services.chassis.errors import DeadlineExceededError, ResourceExhaustedError, from_rpc
 from services.chassis.health import HttpHealth
 from services.chassis.server import Registration, serving

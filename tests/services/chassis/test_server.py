@@ -12,7 +12,7 @@ from google.rpc import error_details_pb2, status_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 
-from services.chassis import answers
+from services.chassis.calls import answers
 from services.chassis.calls.interceptor import INTERNAL_TEXT
 from services.chassis.channel import call_unary, open_channel
 from services.chassis.errors import (

@@ -25,7 +25,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import generate_latest
 
-from services.chassis import interceptor
+from services.chassis.calls import interceptor
 from services.chassis.telemetry import LineFormatter
 from services.gateway.access import ROUTES
 from services.gateway.http import app

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from services.chassis import request_reader
+from services.chassis.calls import request_reader
 from services.gateway.http import app, server
 from tests.services.gateway.calls import GeneratorGate
 from tests.services.gateway.gateway_under_test import GatewayUnderTest, run_gateway
