@@ -15,9 +15,8 @@ from typing import Protocol
 from durable_files.files import publish, write_json
 from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, save_manifest
 from training.model_store.bucket import ModelBucket
-from training.model_store.source import PARTIAL
+from training.model_store.source import PARTIAL, STATE
 
-STATE = "import.json"  # files of an unfinished import, with their fingerprints by kind
 MARGIN_BYTES = 64 << 20  # left free on the disk
 
 

@@ -22,6 +22,7 @@ from training.model.tensor_files import INDEX, PICKLES, WEIGHTS
 SMALL_FILES = ("*.json", "*.jinja", "LICENSE*", "LICENCE*", "NOTICE*", "USE_POLICY*", "README.md")
 SAFETENSORS = ".safetensors"
 PARTIAL = ".partial"
+STATE = "import.json"  # files of an unfinished import, with their fingerprints by kind
 SHA256, GIT, ETAG = "sha256", "git", "etag"
 
 
@@ -77,19 +78,42 @@ class DirectorySource:
         self.name = str(directory)
 
     def files(self) -> Sequence[SourceFile]:
-        """Return the files at the top of the folder; links count as their targets."""
+        """Return the files at the top of the folder, links included."""
         paths = sorted(path for path in self._directory.iterdir() if path.is_file())
         return [SourceFile(path.name, path.stat().st_size) for path in paths]
 
     def fingerprint(self, file: SourceFile) -> str:
         """Return the sha256 of the file."""
-        return f"{SHA256}:{hash_file(self._directory / file.name)}"
+        return f"{SHA256}:{hash_file(self._content(file))}"
 
     def fetch(self, file: SourceFile, into: Path) -> None:
         """Copy the file. A link would let a later change of the source change the version."""
         partial = into / f"{file.name}{PARTIAL}"
-        shutil.copyfile(self._directory / file.name, partial)
+        shutil.copyfile(self._content(file), partial)
         partial.replace(into / file.name)
+
+    def _content(self, file: SourceFile) -> Path:
+        """Return the path of the content, which for a link is its target.
+
+        The cache of the hub links `snapshots/REVISION/NAME` to `blobs/HASH`; other links must stay
+        in the folder, since their targets would be published with the version.
+
+        Raises:
+            ModelImportError: the file is a link out of the folder.
+        """
+        folder = self._directory.resolve()
+        path = (folder / file.name).resolve()
+        is_cached = folder.parent.name == "snapshots" and (
+            path.parent == folder.parent.parent / "blobs"
+        )
+        if not path.is_relative_to(folder) and not is_cached:
+            raise ModelImportError(
+                f"{file.name}: is a link out of {self._directory}; copy its target there",
+                field=file.name,
+                reason="UNSUPPORTED",
+                limit="a file of the folder",
+            )
+        return path
 
 
 def select_small_files(files: Sequence[SourceFile]) -> list[SourceFile]:
@@ -98,7 +122,7 @@ def select_small_files(files: Sequence[SourceFile]) -> list[SourceFile]:
         file
         for file in files
         if "/" not in file.name
-        and file.name != MANIFEST
+        and file.name not in (MANIFEST, STATE)
         and any(fnmatch(file.name, pattern) for pattern in SMALL_FILES)
     ]
 

@@ -32,6 +32,8 @@ ROOT = Path(__file__).parents[2]
 MODULE = "training.verification.worker"
 MAX_RESPONSE_CHARACTERS = 200_000  # characters passed on, from the end, where answers are
 MAX_ANSWER_BYTES = 10_000
+ENVIRONMENT = {"PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "TMPDIR"}
+ENVIRONMENT_PREFIXES = ("LC_", "PYTHON")
 _OUT_OF_TIME = Verdict(Outcome.OUT_OF_TIME, "the answer could not be judged in time")
 
 
@@ -51,6 +53,15 @@ class WorkerLimits:
 
 class _WorkerExited(Exception):
     """The worker ended before its answer."""
+
+
+def _plain_environment() -> dict[str, str]:
+    """Return the variables that an interpreter needs; libraries read texts of models in it."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name in ENVIRONMENT or name.startswith(ENVIRONMENT_PREFIXES)
+    }
 
 
 class Worker:
@@ -73,7 +84,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
+            env={**_plain_environment(), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # Ctrl-C must reach the parent only
         )
         self._loaded: set[str] = set()

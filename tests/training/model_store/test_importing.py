@@ -74,6 +74,38 @@ def test_version_is_complete_and_loads(model: Path, tmp_path: Path) -> None:
     assert any("apache-2.0" in line for line in said)
 
 
+def test_link_out_of_the_folder_is_refused(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text("secret")
+    (model / "LICENSE").symlink_to(tmp_path / "private.txt")
+    with refused(ModelImportError, field="LICENSE", reason="UNSUPPORTED"):
+        imported(model, tmp_path / "models")
+    assert not list((tmp_path / "models").rglob("LICENSE"))
+
+
+def test_links_within_the_folder_and_into_the_blobs_of_a_cache_are_copied(
+    model: Path, tmp_path: Path
+) -> None:
+    snapshot = tmp_path / "models--a--toy" / "snapshots" / "0123"
+    blobs = tmp_path / "models--a--toy" / "blobs"
+    shutil.copytree(model, snapshot)
+    blobs.mkdir()
+    (snapshot / "README.md").rename(blobs / "abc")
+    (snapshot / "README.md").symlink_to("../../blobs/abc")
+    (snapshot / "LICENSE").symlink_to("README.md")
+    found = imported(snapshot, tmp_path / "models")
+    assert found.files["README.md"] == found.files["LICENSE"] == hash_file(blobs / "abc")
+    assert not any(path.is_symlink() for path in (tmp_path / "models").rglob("*"))
+
+
+def test_file_with_the_name_of_the_state_does_not_replace_the_state(
+    model: Path, tmp_path: Path
+) -> None:
+    (model / "import.json").write_text('{"model.safetensors": {"sha256": "0"}}')
+    found = imported(model, tmp_path / "models")
+    assert "import.json" not in found.files
+    assert verify_manifest(tmp_path / "models" / "toy-1") == found
+
+
 HYBRID = (
     "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]"

@@ -1,5 +1,7 @@
 """Extraction and symbolic comparison of final answers, in disposable processes."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.support.errors import refused
@@ -135,6 +137,18 @@ def test_killed_worker_is_replaced(workers: Workers) -> None:
         assert worker is not None
         worker._process.kill()
     assert workers.judge(Choice("A", 4), "A").outcome is Outcome.RIGHT
+
+
+def test_worker_gets_no_keys_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with Workers(1) as workers:
+        assert workers.judge(Choice("A", 4), "A").outcome is Outcome.RIGHT
+        with workers._lend() as worker:
+            assert worker is not None
+            environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
+    assert b"PATH=" in environment
+    assert b"secret" not in environment
 
 
 @pytest.mark.parametrize(

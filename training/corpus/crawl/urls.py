@@ -131,6 +131,18 @@ def is_repeating(url: str) -> bool:
     return False
 
 
+# Networks that `ipaddress` calls global: metadata of Azure and Oracle Cloud (also excluded by the
+# chart, `thumbwheel.everyAddress`), and IPv6 addresses that stand for IPv4 ones (NAT64, Teredo,
+# 6to4) or for a site.
+SPECIAL_NETWORKS = tuple(
+    ipaddress.ip_network(network)
+    for network in (
+        *("168.63.129.16/32", "192.0.0.0/24"),
+        *("64:ff9b::/96", "64:ff9b:1::/48", "2001::/32", "2002::/16", "fec0::/10"),
+    )
+)
+
+
 def is_private(address: str) -> bool:
     """Return True for an IP address outside the public internet; False for a host name."""
     try:
@@ -139,7 +151,8 @@ def is_private(address: str) -> bool:
         return False
     if isinstance(found, ipaddress.IPv6Address) and found.ipv4_mapped:
         found = found.ipv4_mapped
-    return not found.is_global or found.is_multicast
+    is_special = any(found in network for network in SPECIAL_NETWORKS)
+    return is_special or not found.is_global or found.is_multicast
 
 
 class Scope:

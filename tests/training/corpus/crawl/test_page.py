@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,16 @@ def test_repeating_paths_and_private_addresses() -> None:
     private = ("127.0.0.1", "[::1]", "10.1.2.3", "169.254.169.254", "::ffff:192.168.0.1", "0.0.0.0")
     assert all(map(is_private, private))
     assert not any(map(is_private, ("8.8.8.8", "2606:4700::1111", "example.org")))
+
+
+def test_metadata_of_clouds_and_addresses_that_stand_for_others_are_private() -> None:
+    chart = Path("charts/thumbwheel/templates/_egress.tpl").read_text()
+    rule = chart.split('define "thumbwheel.everyAddress"')[1].split("end -")[0]
+    listed = re.findall(r"[\w:.]+(?=/\d+\b)", "".join(re.findall(r"except: \[.*\]", rule)))
+    assert {"168.63.129.16", "fe80::"} < set(listed)
+    others = ("192.0.0.192", "64:ff9b::a9fe:a9fe", "64:ff9b:1::1", "2001::1", "2002:a9fe:a9fe::1")
+    for address in (*listed, *others, "fec0::1", "::ffff:168.63.129.16"):
+        assert is_private(address), address
 
 
 @pytest.mark.parametrize(
