@@ -70,12 +70,16 @@ def sync_tree(path: Path) -> None:
         sync_directory(Path(folder))
 
 
-def make_directory(directory: Path) -> None:
-    """Create a folder and its missing parents, and sync each entry into its parent."""
+def make_directory(directory: Path, mode: int = 0o777) -> None:
+    """Create a folder and its missing parents, and sync each entry into its parent.
+
+    Args:
+        mode: permissions of the folder, reduced by the umask; parents have the usual ones.
+    """
     if directory.is_dir():
         return
     make_directory(directory.parent)
-    directory.mkdir(exist_ok=True)
+    directory.mkdir(mode, exist_ok=True)
     sync_directory(directory.parent)
 
 

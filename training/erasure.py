@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from durable_files.files import write_json
+from durable_files.files import sync_directory, sync_tree, write_json
 from training.artifacts.lineage import trace
 from training.artifacts.manifest import MANIFEST, mark_erased
 from training.artifacts.registry import Registry
@@ -115,6 +115,7 @@ def _erase_snapshot(directory: Path, due: Sequence[Erasure], runs: Runs) -> bool
     write_json(principals, {"hashed": sorted(held - {hashed for _, hashed in asked})})
     for file in (texts, directory / RANKINGS):
         file.unlink(missing_ok=True)
+    sync_directory(directory)
     return True
 
 
@@ -147,6 +148,8 @@ def _erase_run(directory: Path, version: str, numbers: Sequence[int]) -> None:
             (stage / name).unlink(missing_ok=True)
         shutil.rmtree(stage / EVENTS, ignore_errors=True)
         write_stage_page(stage)
+    # Texts must not come back after power loss, because a later call does not look here again.
+    sync_tree(directory)
 
 
 def _hashed(directory: Path, principal: str) -> str:

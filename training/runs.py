@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from durable_files.files import make_directory, sync_directory, write_json
+from durable_files.files import make_directory, write_json
 from training.errors import DetailedError
 
 RECORD = "run.json"
@@ -110,10 +110,10 @@ class Runs:
     def begin(self, record: RunRecord) -> Path:
         """Create the folder of a run."""
         directory = self.directory(record.version)
-        make_directory(self._root)
-        directory.mkdir()
+        if (directory / RECORD).exists():
+            raise FileExistsError(directory)
+        # A killed loop may have left the folder without its record.
         write_json(directory / RECORD, asdict(record))
-        sync_directory(self._root)
         return directory
 
     def end(self, version: str, result: RunResult) -> None:
@@ -151,7 +151,7 @@ def exclusive(loop_directory: Path, doing: str, timeout_seconds: float = 0.0) ->
     Raises:
         LoopRunningError: another process still holds the lock after the timeout.
     """
-    loop_directory.mkdir(parents=True, exist_ok=True)
+    make_directory(loop_directory)
     with (loop_directory / LOCK).open("a+") as opened:
         end = time.monotonic() + timeout_seconds
         while True:

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from durable_files.files import write_file
+from durable_files.files import make_directory, write_file
 from services.chassis.errors import DetailedError
 
 KEY_ID_DIGITS = 16
@@ -113,7 +113,7 @@ def create_key_pair(caller: str, private: Path, folder: Path) -> str:
         raise IdentityKeyError(f"{private} exists", field=str(private), reason="EXISTS")
     key = Ed25519PrivateKey.generate()
     for parent in (private.parent, folder):
-        parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_directory(parent, mode=0o700)
     key_id = key_id_of(key.public_key())
     # The public key first: a token must not be signed before receivers can verify it.
     public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)

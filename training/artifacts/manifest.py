@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from durable_files.files import DRAFT_PREFIX, sync_tree, write_file
+from durable_files.files import DRAFT_PREFIX, sync_directory, sync_tree, write_file
 from training.errors import DetailedError
 from training.runs import now
 
@@ -98,11 +98,13 @@ def write_manifest(
     data: Mapping[str, str] | None = None,
     report: Mapping[str, Any] | None = None,
     licence: str = "",
+    sync: bool = True,
 ) -> Manifest:
     """Hash every file under `directory` and write the manifest.
 
     Args:
         config: a dataclass, a mapping or None; paths become text.
+        sync: make the files durable before; False for files that no restart needs.
     """
     paths = [path for path in directory.rglob("*") if path.is_file()]
     for path in paths:
@@ -122,6 +124,9 @@ def write_manifest(
         report=plain(report) or {},
         licence=licence,
     )
+    if sync:
+        sync_tree(directory)
+        sync_directory(directory.parent)
     save_manifest(directory, manifest)
     return manifest
 
@@ -234,8 +239,7 @@ def plain(value: object) -> Any:
 
 
 def save_manifest(directory: Path, manifest: Manifest) -> None:
-    """Make the files durable, then write the manifest atomically and durably."""
-    sync_tree(directory)
+    """Write the manifest atomically and durably, after the files of the artifact are durable."""
     content = json.dumps(manifest.fields, indent=2, sort_keys=True) + "\n"
     write_file(directory / MANIFEST, content.encode())
 

@@ -3,14 +3,15 @@
 Prompts have no examples. HumanEval's is the stub itself (Chen et al. 2021, arXiv:2107.03374),
 MBPP's is the one of EvalPlus with the first test (Liu et al. 2023, arXiv:2305.01210).
 
-Tests run in the process of the code, as in the original harnesses. Code passes only if the call of
-the tests returns a token that the caller draws, and if its results are plain values, because an
-object of its own class could be equal to everything.
+Tests and code run in two processes of one sandbox, unlike in the original harnesses, whose tests
+can be changed by the code. The process of the code has neither the tests nor the token whose return
+means that the code passed. Arguments and results are plain values.
 """
 
 from __future__ import annotations
 
 import ast
+import builtins
 import json
 import math
 import os
@@ -19,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from training.artifacts.scores import ItemScore
@@ -38,49 +40,7 @@ BATCH = 16  # prompts of one request
 HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")  # Chen et al. 2021, section 3.2
 # A script may have classes and comments, so that only the end of the block and tests end it.
 MBPP_STOPS = ("\n```", "\nassert", "\nif __name__", "\nprint(")
-_HARNESS = """
-import collections, datetime, decimal, fractions, re, types
-
-PLAIN = {
-    bool, int, float, complex, str, bytes, types.NoneType, range, map, filter, zip,
-    types.GeneratorType, re.Match, decimal.Decimal, fractions.Fraction,
-    datetime.date, datetime.datetime, datetime.timedelta,
-}
-CONTAINERS = {
-    list, tuple, set, frozenset, collections.deque, type({}.keys()), type({}.values()),
-    type({}.items()),
-}
-MAPPINGS = {dict, collections.Counter, collections.defaultdict, collections.OrderedDict}
-
-
-def require_plain(value):
-    kind = type(value)
-    if kind in MAPPINGS:
-        value = [*dict.keys(value), *dict.values(value)]
-    elif kind not in CONTAINERS:
-        if kind not in PLAIN:
-            raise TypeError("result")
-        return
-    for part in value:
-        require_plain(part)
-
-
-def plain_results(function):
-    def call(*arguments, **named):
-        result = function(*arguments, **named)
-        require_plain(result)
-        return result
-    return call
-
-
-def passed(token):
-    code = {"__name__": "candidate"}
-    exec(compile(CODE, "candidate.py", "exec"), code)
-    tests = dict(code)
-    tests.update((name, plain_results(code[name])) for name in FUNCTIONS if name in code)
-    exec(compile(TESTS, "tests.py", "exec"), tests)
-    return token
-"""
+_PROGRAM = Path(__file__).with_name("two_processes.py").read_text()
 
 
 class Completion(Protocol):
@@ -194,9 +154,8 @@ class CodeItem:
         if len(code) > MAX_CODE_CHARACTERS:
             return Verdict(Outcome.UNPARSABLE, f"more than {MAX_CODE_CHARACTERS} characters")
         # Code and tests are separate programs, so that an open quote cannot swallow tests.
-        program = (
-            f"CODE = {code!r}\nTESTS = {self.tests!r}\nFUNCTIONS = {self.functions!r}\n{_HARNESS}"
-        )
+        call = f"judge({code!r}, {self.tests!r}, {_free_names(self.tests)!r}, {_PROGRAM!r})"
+        program = f"{_PROGRAM}\n\ndef passed(token):\n    {call}\n    return token\n"
         token = json.dumps(secrets.token_hex(16))
         return run_checks(Calls("passed", (f"[{token}]",), (token,)), program, sandbox)
 
@@ -213,6 +172,21 @@ def read_items(task: str, rows: Sequence[Mapping[str, Any]]) -> list[CodeItem]:
     if task not in _READERS:
         raise unknown_choice("task", task, _READERS)
     return [_READERS[task](row) for row in rows]
+
+
+def _free_names(tests: str) -> list[str]:
+    """Return the names that tests use without defining them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escapes such as "\\w" in old code
+        nodes = list(ast.walk(ast.parse(tests)))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    defined = {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+    defined |= {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    defined |= {
+        (node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)
+    }
+    return sorted(names - defined - set(dir(builtins)))
 
 
 def _humaneval(row: Mapping[str, Any]) -> CodeItem:

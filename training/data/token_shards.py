@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer
 
-from durable_files.files import DRAFT_PREFIX
+from durable_files.files import DRAFT_PREFIX, make_directory
 from training.artifacts.inputs import hash_once
 from training.artifacts.manifest import (
     MANIFEST,
@@ -311,7 +311,7 @@ class _Encoder:
 
 def _clear(directory: Path) -> None:
     """Empty the directory after an interrupted run; foreign files are refused, not removed."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     left = sorted(directory.iterdir())
     if foreign := [file.name for file in left if not SHARD_FILES.fullmatch(file.name)]:
         raise ShardError(

@@ -24,7 +24,7 @@ from functools import partial
 from itertools import accumulate, chain
 from pathlib import Path
 
-from durable_files.files import DRAFT_PREFIX, publish
+from durable_files.files import DRAFT_PREFIX, make_directory, publish
 from training.artifacts.manifest import MANIFEST, hash_file, plain, write_manifest
 from training.cluster.parts import Workers
 from training.corpus.document import CorpusError, Stage, Verdict
@@ -319,7 +319,7 @@ def _check_folder(out: Path) -> None:
     Raises:
         CorpusError: the folder contains something else.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_directory(out)
     own = {WORK, BUILDING, RESULT, BEFORE, BUILDS, REMOVALS, SETTINGS, LOCK}
     own |= {toolkit.ITEMS, toolkit.URL_LISTS}
     names = {path.name for path in out.iterdir() if not path.name.startswith(DRAFT_PREFIX)}

@@ -15,7 +15,7 @@ from typing import Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from durable_files.files import publish
+from durable_files.files import make_directory, publish
 from training.corpus.document import Origin
 
 PARTIAL = ".partial"
@@ -55,7 +55,7 @@ class TableWriter:
         self.path = path
         self._schema = schema
         self._partial = path.with_name(path.name + PARTIAL)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         self._writer = pq.ParquetWriter(self._partial, schema, compression="zstd")
         self._rows: list[Row] = []
         self._bytes = 0

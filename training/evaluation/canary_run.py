@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from durable_files.files import publish, write_json
+from durable_files.files import make_directory, publish, write_json
 from durable_files.json_lines import append_lines
 from sequential.figures import Approval, VersionFigures
 from sequential.rows import Row
@@ -235,7 +235,7 @@ def _begin(
                 raise HaltedError(halt) from error
     if not start.exists():
         # Time starts after a successful start of the canary.
-        record.mkdir(parents=True, exist_ok=True)
+        make_directory(record)
         traffic = rollout.traffic((version, view.stable))
         facts = {"version": version, "incumbent": view.stable, "since": clock.now().isoformat()}
         counts = {name: asdict(found) for name, found in traffic.items()}

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import make_directory
 from training.artifacts.manifest import MANIFEST, plain, write_manifest
 from training.data.chat import Message
 from training.data.examples import read_prompts, read_texts
@@ -146,7 +147,7 @@ def write_figures(
     config: EvaluationConfig,
 ) -> None:
     """Write figures, then the manifest that finishes their directory."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     (directory / FIGURES).write_text(json.dumps(figures, indent=2) + "\n")
     seeds = {"sampling": config.sampling.seed}
     write_manifest(
@@ -201,7 +202,7 @@ def _write_samples(
     directory: Path, contests: Sequence[Contest], wins: Sequence[float | None], each: int
 ) -> None:
     """Write the first answer of both models to every prompt, for people to read."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with (directory / SAMPLES).open("w") as opened:
         for place in range(0, len(contests), each):
             contest = contests[place]

@@ -24,6 +24,7 @@ from torch import Tensor
 from chat_format.errors import ChatFormatError
 from chat_format.tokenizer_check import FILE as TOKEN_IDS
 from chat_format.tokenizer_check import write_token_ids
+from durable_files.files import make_directory
 from training.errors import ConfigError
 from training.model.config import ModelConfig, read_config, stored_dtype
 from training.model.lora import ADAPTERS
@@ -122,7 +123,7 @@ def save_weights(
         raw: config.json, whose dtype is that of the file.
         companions_from: as in `save_decoder`.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     dtype = getattr(torch, stored_dtype(raw))
     stored = {name: t.detach().to("cpu", dtype).contiguous() for name, t in tensors.items()}
     save_file(stored, directory / WEIGHTS, metadata={"format": "pt"})

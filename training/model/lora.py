@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from durable_files.files import make_directory
 from training.artifacts.manifest import MANIFEST
 from training.errors import ConfigError, DetailedError, details_of
 from training.model.config import LoraConfig
@@ -195,7 +196,7 @@ def save_adapter_weights(
     weights: Mapping[str, Tensor], config: LoraConfig, directory: Path, parent: str
 ) -> None:
     """Write one adapter in PEFT's format, from weights by their names in the decoder."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     tensors: dict[str, Tensor] = {}
     for parameter_name, parameter in weights.items():
         path, _, own = parameter_name.partition(ADAPTERS)

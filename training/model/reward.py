@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from durable_files.files import make_directory
 from training.artifacts.manifest import hash_file
 from training.errors import DetailedError
 from training.model.backbone import Backbone
@@ -131,7 +132,7 @@ def save_reward_model(
     reward: RewardModel, lora: LoraConfig | None, model_directory: Path, directory: Path
 ) -> None:
     """Write all files except the manifest. `model_directory` is the base model of the training."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     backbone = reward.scalar.backbone
     if lora is None or backbone.adapter is None:
         save_decoder(backbone.decoder, directory, companions_from=model_directory)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from durable_files.files import publish, write_json
+from durable_files.files import make_directory, publish, sync_tree, write_json
 from training.artifacts.manifest import MANIFEST, Manifest, read_manifest, save_manifest
 from training.model_store.bucket import ModelBucket
 from training.model_store.source import PARTIAL, STATE
@@ -93,6 +93,7 @@ class DirectoryDestination:
         for path in draft.folder.iterdir():  # the state, and remains of another source
             if path.name not in manifest.files:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+        sync_tree(draft.folder)
         save_manifest(draft.folder, manifest)
         publish(draft.folder, self._root / version)
 
@@ -146,7 +147,7 @@ class BucketDestination:
 
 
 def _open(folder: Path) -> Draft:
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     # No source continues the partial file of an earlier process.
     for path in folder.glob(f"*{PARTIAL}"):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

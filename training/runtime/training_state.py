@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from durable_files.files import publish
+from durable_files.files import make_directory, publish
 from training.artifacts.manifest import ManifestError, verify_manifest, write_manifest
 from training.runtime.ranks import ALONE, Ranks
 
@@ -179,7 +179,8 @@ class DirectoryCheckpoints:
         first = self._ranks.rank == 0
         if first:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
+            make_directory(self._directory)
+            partial.mkdir()
         self._ranks.wait()  # until the folder exists
         write(partial)
         self._ranks.wait()  # until all parts are written, because the manifest hashes them

@@ -15,6 +15,7 @@ from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+from durable_files.files import make_directory
 from training.errors import ConfigError
 
 TOKENIZER = "tokenizer.json"
@@ -197,7 +198,7 @@ def write_chat_files(tokenizer: Tokenizer, directory: Path) -> None:
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
     """Write tokenizer.json only, for tokenizers without a model."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     tokenizer.save(str(directory / TOKENIZER))
 
 

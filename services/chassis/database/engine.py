@@ -14,19 +14,24 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 MIGRATION_SECONDS = 60.0
 
 
-def prepare_sqlite(engine: Engine, begin: str, pragmas: Sequence[str]) -> None:
+def prepare_sqlite(engine: Engine, begin: str | None, pragmas: Sequence[str]) -> None:
     """Set pragmas on each new connection, and begin each transaction with the statement `begin`.
 
-    By default the driver begins transactions itself, late and DEFERRED, and reads outside of them.
+    Without `begin` the driver begins transactions itself, late and DEFERRED, and reads outside of
+    them.
     """
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None
+        if begin is not None:
+            connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in pragmas:
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
+
+    if begin is None:
+        return
 
     @event.listens_for(engine, "begin")
     def begin_transaction(connection: Connection) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL, make_url
 
+from durable_files.files import make_directory
+
 
 def redacted_url(url: str | URL) -> str:
     """Return the URL without its password."""
@@ -25,6 +27,6 @@ def create_private_file(url: str | URL) -> None:
     """
     file = sqlite_file(url)
     if file is not None:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_directory(file.parent, mode=0o700)
         if not file.exists():
             file.touch(mode=0o600)

@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from services.chassis.database.engine import MIGRATION_SECONDS, disposing
+from services.chassis.database.engine import MIGRATION_SECONDS, disposing, prepare_sqlite
 from services.chassis.database.schema import Schema
 from services.chassis.database.url import create_private_file
 from services.chassis.errors import UnavailableError
@@ -91,7 +91,11 @@ def _engine(url: str, wait_seconds: float, connections: int) -> AsyncEngine:
         create_private_file(made)
         # A file has many readers, so the pool and the transactions are those of the driver.
         seconds = max(wait_seconds, LOCK_SECONDS)
-        return create_async_engine(made, connect_args={"timeout": seconds})
+        engine = create_async_engine(made, connect_args={"timeout": seconds})
+        # A new or revoked key survives power loss: without EXTRA the folder is not synced after the
+        # deletion of the rollback journal, which may come back and undo the transaction.
+        prepare_sqlite(engine.sync_engine, None, ("synchronous=EXTRA",))
+        return engine
     waits: dict[str, Any] = {"timeout": wait_seconds, "command_timeout": wait_seconds}
     return create_async_engine(
         made,

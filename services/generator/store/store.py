@@ -150,7 +150,7 @@ class RolloutFile:
             ) from error
 
     def _add_traffic(self, added: Mapping[CountKey, int]) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self._path.parent)
         with self._locked():
             counts = self._traffic()
             for key, count in added.items():
@@ -160,7 +160,7 @@ class RolloutFile:
             self._write_traffic({key: n for key, n in counts.items() if key.version in kept})
 
     def _forget_traffic(self, except_since_us: int) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(self._path.parent)
         with self._locked():
             counts, kept = self._traffic(), (ALL_TIME, except_since_us)
             if any(key.since_us not in kept for key in counts):

@@ -96,6 +96,23 @@ WRONG = {
     "too much memory": "    return bytes(2**30)\n",
     "output flood": BODY_OF_FLOOD,
     "forks": FORKS,
+    "tests removed through the frame": (
+        "    return 1\n\nimport sys\nfor frame in (sys._getframe(0), sys._getframe(1)):\n"
+        "    frame.f_globals['TESTS'] = frame.f_locals['TESTS'] = ''\n"
+    ),
+    "the token of the caller's frames": (
+        "    import json, os, sys\n    frame = sys._getframe(0)\n    while frame:\n"
+        "        if 'token' in frame.f_locals:\n"
+        "            line = json.dumps({'value': frame.f_locals['token']})\n"
+        "            for place in range(3, 9):\n"
+        "                try: os.write(place, line.encode() + bytes([10]))\n"
+        "                except OSError: pass\n"
+        "            os._exit(0)\n        frame = frame.f_back\n"
+    ),
+    "expected values of the caller's frame": (
+        "    import sys\n    found = sys._getframe(1).f_code.co_consts\n"
+        "    text = open('candidate.py').read()\n    return [2, 4] if '[2, 4]' in text else found\n"
+    ),
     "a file of the machine": "    return [int(open('/etc/hostname').read()) or 2 * numbers[0]]\n",
 }
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from durable_files.files import make_directory
 from training.data.chat import Message
 from training.data.feedback.division import (
     divide_prompts,
@@ -217,7 +218,7 @@ def make_sets(feedback: Sequence[GivenFeedback], config: SetsConfig) -> Training
 
 def write_sets(sets: TrainingSets, directory: Path) -> None:
     """Write one JSON-lines file per set, under the names used by recipes."""
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     _write(directory / "sft.jsonl", sets.sft)
     _write(directory / ANCHORS, map(_anchor_line, sets.anchors))
     _write(directory / "thumbs.jsonl", sets.thumbs)

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from durable_files.files import publish
+from durable_files.files import make_directory, publish
 from training.artifacts.manifest import (
     MANIFEST,
     Manifest,
@@ -168,7 +168,8 @@ def write_snapshot(
     """Write the files, then rename the directory to its id, so no partial snapshot has an id."""
     partial = into / ".partial"
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    make_directory(into)
+    partial.mkdir()
     judgements = [one for one in given if isinstance(one, Judgement)]
     rankings = [one for one in given if isinstance(one, Ranking)]
     lines = [asdict(judgement) for judgement in judgements]

@@ -107,4 +107,4 @@ def write_model(
         tensors["lm_head.weight"] = tensors[embedding].clone()
         raw["tie_word_embeddings"] = False
     save_weights(tensors, raw, directory, companions_from=sources.model_directory)
-    write_manifest(directory, kind="model", version=version)
+    write_manifest(directory, kind="model", version=version, sync=False)
