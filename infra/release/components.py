@@ -20,7 +20,7 @@ from pathlib import Path
 
 from infra.machine.images.build import BUBBLEWRAP, JARS, SITE
 from infra.machine.images.catalogue import ROOT, Image
-from infra.machine.servers.installation import BUBBLEWRAP as BUBBLEWRAP_LOCK
+from infra.machine.servers.installation import bubblewrap_version
 from infra.release.errors import ReleaseError
 from infra.release.licences import Policy, licence_of_package
 
@@ -154,8 +154,7 @@ def _interpreter(policy: Policy) -> Component:
 def _system_package(path: Path, digest: str) -> tuple[str, str, str]:
     """Return kind, name and version of the source of a file of this machine."""
     if path.name == BUBBLEWRAP:
-        (package,) = re.findall(r"(bubblewrap)_(.+)_\w+\.deb", BUBBLEWRAP_LOCK.read_text())
-        return "deb", *package
+        return "deb", BUBBLEWRAP, bubblewrap_version()
     own = Path("/usr", str(path).lstrip("/"))
     for candidate in (path, own):
         if not candidate.exists() or hashlib.sha256(candidate.read_bytes()).hexdigest() != digest:

@@ -49,7 +49,7 @@ def test_the_pod_of_the_loop_records_and_may_reach_the_server(mode: str, kind: s
 def test_the_image_adds_the_locked_packages_behind_those_of_the_training_image() -> None:
     image = documented()[0]
     base = (ROOT / "Containerfile").read_text()
-    (version,) = re.findall(r"^ARG PYTHON=python:(3\.\d+)", base, re.MULTILINE)
+    (version,) = re.findall(r"PYTHON=python:(3\.\d+)", base, re.MULTILINE)
     (own,) = re.findall(r"^ENV PYTHONPATH=(.*)$", base, re.MULTILINE)
     packages = f"/opt/tracking/lib/python{version}/site-packages"
     assert f"ENV PYTHONPATH={own}:{packages}\n" in image

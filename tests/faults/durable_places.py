@@ -1,6 +1,6 @@
 """All places where our processes acknowledge something by a write: one step, and its check.
 
-`python -m tests.faults.durable_places NAME FOLDER` takes one step for each line of stdin, and prints
+`python -m tests.faults.durable_places NAME FOLDER` takes one step for each line of stdin and prints
 `acknowledged N RECEIPT`, or `refused N CLASS` if the step failed.
 """
 
@@ -254,9 +254,9 @@ def _tokenizer_step(root: Path, number: int) -> None:
     texts = root / "texts"
     texts.mkdir(exist_ok=True)
     (texts / "a.jsonl").write_text(
-        "".join(json.dumps({"text": f"bird {n} {number}"}) + "\n" for n in range(2_000))
+        "".join(json.dumps({"text": f"bird {n} {number}"}) + "\n" for n in range(400))
     )
-    write_shards(ShardConfig((texts,), folder, root / f"shards-{number}", 0.2, shard_tokens=9_000))
+    write_shards(ShardConfig((texts,), folder, root / f"shards-{number}", 0.2, shard_tokens=2_000))
 
 
 def _check_tokenizer(root: Path, receipts: Receipts) -> None:

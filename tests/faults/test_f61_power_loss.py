@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,10 @@ def test_f61_acknowledged_steps_survive_power_loss_at_any_sync(
                     receipts = {n: step(n) or "" for n in (interrupted, later)}
                 PLACES[name].check(root, cut.receipts | receipts)
             except Exception as error:  # noqa: BLE001 - every state is tried
-                lost.append(f"cut {index} ({len(cut.receipts)} steps), {left}: {error!r}"[:300])
-    assert lost == []
+                calls = traceback.extract_tb(error.__traceback__)
+                where = " < ".join(f"{Path(c.filename).name}:{c.lineno}" for c in calls[:-4:-1])
+                lost.append(f"cut {index} ({len(cut.receipts)} steps), {left}: {error!r} {where}")
+    assert not lost, "\n".join(lost)
     assert len(recorder.cuts) > 2 * STEPS
     record_property("fired", len(recorder.cuts))
     record_property("place", name)

@@ -106,10 +106,9 @@ def write_manifest(
         config: a dataclass, a mapping or None; paths become text.
         sync: make the files durable before; False for files that no restart needs.
     """
-    paths = [path for path in directory.rglob("*") if path.is_file()]
-    for path in paths:
-        if path.name.startswith(DRAFT_PREFIX):  # of a killed writer
-            path.unlink()
+    for draft in list(directory.rglob(f"{DRAFT_PREFIX}*")):  # of killed writers
+        draft.unlink()
+    paths = (path for path in directory.rglob("*") if path.is_file())
     names = sorted({path.relative_to(directory).as_posix() for path in paths} - {MANIFEST})
     manifest = Manifest(
         kind=kind,

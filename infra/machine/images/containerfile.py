@@ -23,6 +23,7 @@ from infra.machine.images.build import (
     trust_variables,
 )
 from infra.machine.images.catalogue import ROOT, Catalogue, Image
+from infra.machine.servers.installation import bubblewrap_version
 from infra.machine.servers.jars import PLUGIN
 
 HEAD = (
@@ -35,7 +36,12 @@ def render(catalogue: Catalogue) -> Mapping[Path, str]:
     """Return the texts of the rendered files by path."""
     user = interpreter.USER
     parts = [
-        [HEAD, f"ARG PYTHON={catalogue.python}"],
+        # Without a default: a tag alone would let the base of a release change unnoticed.
+        [
+            HEAD,
+            f"# Required: --build-arg PYTHON={catalogue.python}@sha256:DIGEST",
+            "ARG PYTHON",
+        ],
         [
             "FROM ${PYTHON} AS base",
             f"RUN groupadd --gid {user} app && useradd --uid {user} --gid app "
@@ -82,7 +88,8 @@ def _stages(image: Image, catalogue: Catalogue) -> Iterator[list[str]]:
             f"    && cd {JARS} && sha256sum --check --strict /tmp/locks/jars.sha256",
         ]
     packages = (
-        "RUN apt-get update && apt-get install -y --no-install-recommends bubblewrap \\\n"
+        "RUN apt-get update && apt-get install -y --no-install-recommends "
+        f"bubblewrap={bubblewrap_version()} \\\n"
         "    && rm -rf /var/lib/apt/lists/*"
     )
     scripts = []

@@ -7,6 +7,7 @@ product.
 
 import hashlib
 import os
+import re
 import sys
 import threading
 import time
@@ -29,6 +30,7 @@ PACKAGES = LOCKS / "servers.txt"
 JARS = (LOCKS / "kafka" / "pom.xml", LOCKS / "kafka" / "jars.sha256")
 PROMETHEUS = LOCKS / "prometheus.sha256"
 BUBBLEWRAP = LOCKS / "bubblewrap.sha256"
+
 # Folder with `prometheus` and `promtool`, for machines without Debian packages.
 PROMETHEUS_FOLDER = "THUMBWHEEL_PROMETHEUS"
 ADVICE = (
@@ -44,6 +46,12 @@ BUBBLEWRAP_ADVICE = (
 SAY_EVERY_SECONDS = 5.0
 # Lengthen the interval with the elapsed time.
 SAY_EVERY_SHARE = 0.1
+
+
+def bubblewrap_version() -> str:
+    """Return the version of the locked Debian package."""
+    (version,) = re.findall(r"bubblewrap_(.+)_\w+\.deb", BUBBLEWRAP.read_text())
+    return str(version)
 
 
 @dataclass(frozen=True)

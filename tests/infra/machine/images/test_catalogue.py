@@ -120,6 +120,16 @@ def test_containerfile_copies_listed_paths_and_sets_the_user() -> None:
         assert f'CMD ["{image.module}"]' in body
 
 
+def test_base_image_has_no_default_and_system_packages_have_a_version() -> None:
+    text = render(CATALOGUE)[ROOT / "Containerfile"]
+    assert re.findall(r"^ARG .*$", text, re.MULTILINE) == ["ARG PYTHON"]
+    installed = re.findall(r"apt-get install -y --no-install-recommends (.*) \\", text)
+    assert installed
+    assert all(
+        re.fullmatch(r"\S+=\d\S+", package) for each in installed for package in each.split()
+    )
+
+
 def test_dockerignore_admits_only_paths_of_images() -> None:
     lines = render(CATALOGUE)[ROOT / ".dockerignore"].splitlines()
     assert lines[1] == "*"
