@@ -133,6 +133,7 @@ class CodeItem:
         tests: Python statements that raise an exception for wrong code.
         functions: functions of the solution that the tests call.
         reference: the completion of the data set.
+        setup: statements between code and tests, which use classes of the code.
     """
 
     item: str
@@ -142,6 +143,7 @@ class CodeItem:
     functions: tuple[str, ...]
     reference: str
     stops: tuple[str, ...]
+    setup: str = ""
 
     def judge(self, completion: str, sandbox: Runner) -> Verdict:
         """Run the tests on a completion.
@@ -154,7 +156,8 @@ class CodeItem:
         if len(code) > MAX_CODE_CHARACTERS:
             return Verdict(Outcome.UNPARSABLE, f"more than {MAX_CODE_CHARACTERS} characters")
         # Code and tests are separate programs, so that an open quote cannot swallow tests.
-        call = f"judge({code!r}, {self.tests!r}, {_free_names(self.tests)!r}, {_PROGRAM!r})"
+        names = sorted({*self.functions, *_free_names(self.tests)})
+        call = f"judge({(code, self.setup)!r}, {self.tests!r}, {names!r}, {_PROGRAM!r})"
         program = f"{_PROGRAM}\n\ndef passed(token):\n    {call}\n    return token\n"
         token = json.dumps(secrets.token_hex(16))
         return run_checks(Calls("passed", (f"[{token}]",), (token,)), program, sandbox)
@@ -174,7 +177,7 @@ def read_items(task: str, rows: Sequence[Mapping[str, Any]]) -> list[CodeItem]:
     return [_READERS[task](row) for row in rows]
 
 
-def _free_names(tests: str) -> list[str]:
+def _free_names(tests: str) -> set[str]:
     """Return the names that tests use without defining them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # escapes such as "\\w" in old code
@@ -186,7 +189,7 @@ def _free_names(tests: str) -> list[str]:
     defined |= {
         (node.asname or node.name).split(".")[0] for node in nodes if isinstance(node, ast.alias)
     }
-    return sorted(names - defined - set(dir(builtins)))
+    return names - defined - set(dir(builtins))
 
 
 def _humaneval(row: Mapping[str, Any]) -> CodeItem:
@@ -202,7 +205,7 @@ def _humaneval(row: Mapping[str, Any]) -> CodeItem:
 
 
 def _mbpp(row: Mapping[str, Any]) -> CodeItem:
-    tests = "\n".join([row["test_setup_code"], *row["test_list"]])
+    tests = "\n".join(row["test_list"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", SyntaxWarning)  # of escapes such as "\\w" in old code
         warnings.simplefilter("ignore", DeprecationWarning)  # the same before Python 3.12
@@ -230,6 +233,7 @@ def _mbpp(row: Mapping[str, Any]) -> CodeItem:
         functions=tuple(defined),
         reference=row["code"],
         stops=MBPP_STOPS,
+        setup=row["test_setup_code"],
     )
 
 

@@ -130,10 +130,11 @@ def serve() -> None:
     os.dup2(null, 0)
     os.dup2(null, 1)
     code: dict[str, Any] = {"__name__": "candidate"}
-    text, names = json.loads(requests.readline())
+    programs, names = json.loads(requests.readline())
 
     def load() -> list[tuple[str, bool, Any]]:
-        types.FunctionType(compile(text, "candidate.py", "exec"), code)()
+        for text in programs:
+            types.FunctionType(compile(text, "candidate.py", "exec"), code)()
         known = [(name, code[name]) for name in names if name in code]
         return [(name, callable(value), value) for name, value in known]
 
@@ -199,11 +200,12 @@ class Candidate:
         return call
 
 
-def judge(code: str, tests: str, names: Sequence[str], program: str) -> None:
+def judge(programs: Sequence[str], tests: str, names: Sequence[str], program: str) -> None:
     """Run the tests on the code.
 
     Args:
-        names: names that the tests use without defining them.
+        programs: the code, and statements in its process, one after the other.
+        names: names of both that the tests use.
         program: the text of this file.
 
     Raises:
@@ -214,7 +216,7 @@ def judge(code: str, tests: str, names: Sequence[str], program: str) -> None:
     known: dict[str, Any] = {
         name: importlib.import_module(name) for name in names if name in sys.stdlib_module_names
     }
-    for name, is_function, value in candidate.ask((code, list(names))):
+    for name, is_function, value in candidate.ask((list(programs), list(names))):
         if is_function:
             known[name] = candidate.function(name)
         else:

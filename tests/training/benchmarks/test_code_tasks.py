@@ -40,9 +40,13 @@ MBPP = {
     "task_id": 901,
     "text": "Write a function to find the larger of two numbers. ",
     "code": "import math\r\nclass Pair:\r\n    pass\r\n# a comment\r\ndef larger(a, b):\r\n"
-    "    pattern = '\\w'\r\n    return a if a > b else b",
-    "test_list": ["assert larger(1, 2) == 2", "assert larger(-1, -2) == -1"],
-    "test_setup_code": "",
+    "    pattern = '\\w'\r\n    return a if a > b else b\r\ndef sum(pair):\r\n    return pair.a",
+    "test_list": [
+        "assert larger(1, 2) == 2",
+        "assert larger(-1, -2) == -1",
+        "assert sum(pair) == 7 and math.isclose(larger(a=0.5, b=0.25), 0.5)",
+    ],
+    "test_setup_code": "pair = Pair()\npair.a = 7",
     "challenge_test_list": [],
 }
 RIGHT = HUMANEVAL["canonical_solution"]
