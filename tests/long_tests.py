@@ -88,13 +88,15 @@ def feedback_faults() -> tuple[str, ...]:
 
 
 # Paths of the tested product, by what a slice starts.
-SERVICES = ("proto", "gen", "services", "chat_format", "secret_detection", "s3_credentials")
-TRAINING = ("proto", "gen", "training", "chat_format", "models", "sequential", "human_evaluation")
+SHARED = ("proto", "gen", "chat_format", "durable_files")
+SERVICES = (*SHARED, "services", "secret_detection", "s3_credentials")
+TRAINING = (*SHARED, "training", "models", "sequential", "human_evaluation")
 SYSTEM = (*SERVICES, *TRAINING, "infra/run", "infra/machine/servers", "infra/install/small_model")
 DEPLOYED = (*SYSTEM, "charts", "Containerfile", "infra/machine", "infra/simulate")
 COMMANDS = ("Makefile", "infra", "thumbwheel_cli", "tests/commands")
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 ONE_BY_ONE = ("--dist", "no")
+POWER_LOSS = ("tests/faults/test_f61_power_loss.py", "tests/faults/test_f62_full_disk.py")
 CANDIDATES = "tests/journeys/test_candidates.py"
 SMALL = "tests/journeys/test_small_candidate.py"
 SMALL_SYCOPHANCY = "tests/training/recipes/test_small_sycophancy.py"
@@ -118,7 +120,16 @@ SLICES: dict[str, Slice] = {
     "faults-chat": Slice(
         "the fault matrix of chat, sessions and training in all forms",
         covers=(*SYSTEM, "infra/simulate/faults", "tests/faults"),
-        pytest=(*ONE_BY_ONE, "tests/faults", *(f"--ignore={name}" for name in feedback_faults())),
+        pytest=(
+            *(*ONE_BY_ONE, "tests/faults"),
+            *(f"--ignore={name}" for name in (*feedback_faults(), *POWER_LOSS)),
+        ),
+        environment=RECORDED_FAULTS,
+    ),
+    "power-loss": Slice(
+        "power loss at each sync and a full disk, at each place that writes",
+        covers=(*SERVICES, *TRAINING, "tests/faults"),
+        pytest=(*ONE_BY_ONE, *POWER_LOSS),
         environment=RECORDED_FAULTS,
     ),
     "attacks": Slice(

@@ -28,14 +28,15 @@ def test_every_module_with_long_tests_is_in_a_slice() -> None:
     assert [file for file in found if not any(file.startswith(folder) for folder in folders)] == []
 
 
-def test_fault_matrix_is_divided_into_two_disjoint_slices() -> None:
-    feedback = paths_of("faults-feedback")
+def test_fault_matrix_is_divided_into_disjoint_slices() -> None:
+    feedback, power = paths_of("faults-feedback"), paths_of("power-loss")
     ignored = [
         word.removeprefix("--ignore=")
         for word in SLICES["faults-chat"].pytest
         if word.startswith("--ignore=")
     ]
-    assert feedback == ignored
+    assert [*feedback, *power] == ignored
+    assert not {*feedback} & {*power}
     assert 0 < len(feedback) < len(list((long_tests.ROOT / "tests" / "faults").glob("test_*.py")))
 
 

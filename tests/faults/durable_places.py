@@ -1,7 +1,8 @@
 """All places where our processes acknowledge something by a write: one step, and its check.
 
 `python -m tests.faults.durable_places NAME FOLDER` takes one step for each line of stdin and prints
-`acknowledged N RECEIPT`, or `refused N CLASS` if the step failed.
+`acknowledged N RECEIPT`, or `refused N CLASS` if the step failed. With `--check` it reads receipts
+and checks them, before and after two further steps.
 """
 
 from __future__ import annotations
@@ -504,7 +505,14 @@ database(
 )
 
 
-def main(name: str, root: Path) -> None:
+def main(name: str, root: Path, checks: bool) -> None:
+    if checks:
+        receipts = {int(number): text for number, text in json.load(sys.stdin).items()}
+        PLACES[name].check(root, receipts)
+        with PLACES[name].open(root) as step:
+            receipts |= {number: step(number) or "" for number in (200, 201)}
+        PLACES[name].check(root, receipts)
+        return
     with PLACES[name].open(root) as step:
         for number, _ in enumerate(sys.stdin):
             try:
@@ -516,4 +524,4 @@ def main(name: str, root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), checks="--check" in sys.argv)

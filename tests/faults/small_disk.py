@@ -19,9 +19,10 @@ MOUNT = 'mount -t tmpfs -o size={size}m none "$1" && echo ready && read _'
 
 @dataclass(frozen=True)
 class SmallDisk:
-    """A mounted disk. `folder` is on it."""
+    """A mounted disk. `folder` is on it; `enter` runs a command where the disk is at its path."""
 
     folder: Path
+    enter: tuple[str, ...]
 
     @property
     def free_bytes(self) -> int:
@@ -60,6 +61,7 @@ def small_disk(folder: Path, size_mib: int) -> Iterator[SmallDisk]:
         try:
             assert holder.stdout
             assert holder.stdout.readline() == "ready\n", "the disk was not made"
-            yield SmallDisk(Path(f"/proc/{holder.pid}/root{folder}"))
+            enter = ("nsenter", f"--target={holder.pid}", "-U", "-m", "--preserve-credentials")
+            yield SmallDisk(Path(f"/proc/{holder.pid}/root{folder}"), enter)
         finally:
             holder.kill()

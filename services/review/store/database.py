@@ -42,8 +42,8 @@ INSERTS: Mapping[str, Callable[[Table], Any]] = {
     "postgresql": postgresql.insert,
 }
 # Erased rows are overwritten in the file. An acknowledged vote survives a power loss: EXTRA also
-# syncs the folder after the deletion of the rollback journal, without which the journal may come back
-# and undo the transaction.
+# syncs the folder after the deletion of the rollback journal, without which the journal may come
+# back and undo the transaction.
 PRAGMAS = ("foreign_keys=ON", "secure_delete=ON", "synchronous=EXTRA")
 
 
