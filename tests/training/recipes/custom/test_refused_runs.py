@@ -1,17 +1,20 @@
 """Runs that fail before their first step leave no folder; runs with a step keep theirs."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from tests.training.refused_commands import refused_command
 from tests.training.toys import sft_rows, toy_model, user, write_lines
 from training.__main__ import main
 from training.errors import DetailedError
+from training.optim.gradients import NonFiniteError
 from training.stages import sft
 from training.tokenization.byte_pairs import train_tokenizer
 
@@ -170,17 +173,60 @@ def test_refused_pretraining_leaves_no_folder(
     assert not work.exists()
 
 
+def same_for_all_tokens(model: Path, final_norm: float) -> None:
+    """Make all contexts alike and all tokens equally probable, exactly and on each processor.
+
+    The embeddings are equal and the output layer is zero, so the first gradient is that of the
+    output layer alone.
+    """
+    config = json.loads((model / "config.json").read_text())
+    weights = load_file(model / "model.safetensors")
+    embeddings = weights["model.embed_tokens.weight"]
+    weights["lm_head.weight"] = torch.zeros_like(embeddings)
+    embeddings.fill_(1.0)
+    weights["model.norm.weight"].fill_(final_norm)
+    save_file(weights, model / "model.safetensors")
+    (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
+
+
+def sft_of_answers(tmp_path: Path, final_norm: float) -> list[str]:
+    """Return the command of a single step on rows whose answers share no token, half held out."""
+    model = toy_model(tmp_path / "toy")
+    same_for_all_tokens(model, final_norm)
+    rows = [{"messages": user(f"say {i}"), "response": chr(ord("0") + i) * 10} for i in range(20)]
+    data = write_lines(tmp_path / "rows.jsonl", rows)
+    asked = ["sft", "--model", str(model), "--data", str(data), "--work", str(tmp_path / "work")]
+    fields = ("machine.threads=1", "batch_rows=20", "held_out_fraction=0.5")
+    return [*asked, *(word for field in fields for word in ("--set", field))]
+
+
 def test_run_that_got_worse_warns_and_exits_with_0(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, data = toy_model(tmp_path / "toy"), write_lines(tmp_path / "rows.jsonl", sft_rows(40))
-    work = tmp_path / "work"
-    asked = ["sft", "--model", str(model), "--data", str(data), "--work", str(work)]
-    asked += ["--set", "machine.threads=1", "--set", "optimizer.learning_rate=100"]
-    assert main(asked) == 0
+    """A step raises the logits of the learned answers and lowers all others, each by about 32.
+
+    Adam moves each weight by the rate of 1, and the absolute values of a hidden state add up to
+    about 32, the number of dimensions. Before, each token costs the logarithm of the vocabulary.
+    """
+    asked = sft_of_answers(tmp_path, final_norm=1.0)
+    assert main([*asked, "--set", "optimizer.learning_rate=1"]) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if "warning: " in line]
     assert len(warnings) == 2
     assert "held-out loss" in warnings[0]
     assert "held-out examples" in warnings[1]
-    page = (work / "runs" / "toy-sft" / "report.html").read_text()
+    run = tmp_path / "work" / "runs" / "toy-sft"
+    page = (run / "report.html").read_text()
     assert all(line.partition("warning: ")[2] in page for line in warnings)
+    steps = [json.loads(line) for line in (run / "progress.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1]
+    assert steps[0]["metrics"]["loss"] < steps[0]["metrics"]["held_out_loss"] < math.inf
+
+
+def test_gradient_that_overflows_is_refused_with_its_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hidden states of 1e30 give a finite loss; the squares of their gradients exceed float32."""
+    asked = sft_of_answers(tmp_path, final_norm=1e30)
+    _, line = refused_command(asked, capsys, NonFiniteError, field="gradient", reason="NOT_FINITE")
+    assert "step 1, loss 5.68" in line  # the logarithm of 294 tokens
+    assert not (tmp_path / "work" / "models").exists()
