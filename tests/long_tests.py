@@ -22,7 +22,8 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from infra.install.environment import ROOT, cache
+
 RECORD = ROOT / "docs" / "long-tests.jsonl"
 MAX_COMMITS = 60
 # Paths that every slice covers. Documentation is no part of what the tests see.
@@ -42,6 +43,8 @@ class Slice:
         pytest: arguments of pytest; empty if `program` runs instead.
         program: a Python module other than pytest; its exit status is the result.
         environment: variables added to the environment of the tests.
+        cores: number of cores that the tests may use; 0: all.
+        python: another Python, which runs the tests in a clone of HEAD with its own environment.
     """
 
     about: str
@@ -50,30 +53,13 @@ class Slice:
     pytest: tuple[str, ...] = ()
     program: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
+    cores: int = 0
+    python: str = ""
 
 
 FEEDBACK_FAULTS = tuple(
     f"tests/faults/test_{name}"
-    for name in (
-        "d",
-        "f0",
-        "f1",
-        "f20",
-        "f21",
-        "f22",
-        "f23",
-        "f25",
-        "f27",
-        "f28",
-        "f51",
-        "f52",
-        "f53",
-        "f54",
-        "f55",
-        "f56",
-        "f59",
-        "f60",
-    )
+    for name in "d f0 f1 f20 f21 f22 f23 f25 f27 f28 f51 f52 f53 f54 f55 f56 f59 f60".split()
 )
 
 
@@ -94,9 +80,20 @@ TRAINING = (*SHARED, "training", "models", "sequential", "human_evaluation")
 SYSTEM = (*SERVICES, *TRAINING, "infra/run", "infra/machine/servers", "infra/install/small_model")
 DEPLOYED = (*SYSTEM, "charts", "Containerfile", "infra/machine", "infra/simulate")
 COMMANDS = ("Makefile", "infra", "thumbwheel_cli", "tests/commands")
+EVERYTHING = (*DEPLOYED, "infra", "tests")
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
+KUBERAY = (("infra.machine.cluster", "install"), ("infra.machine.kuberay",))
 ONE_BY_ONE = ("--dist", "no")
 POWER_LOSS = ("tests/faults/test_f61_power_loss.py", "tests/faults/test_f62_full_disk.py")
+OF_MAKE_TEST = ("-m", "not long and not cluster", "--numprocesses", "2", "--dist", "loadgroup")
+# Tests whose figures depend on the instructions that numeric libraries select.
+NUMERIC = (
+    *("tests/training", "tests/human_evaluation", "tests/sequential"),
+    *("tests/services/guardrail", "tests/services/enhancer"),
+)
+# OpenVINO fails with ONEDNN_MAX_CPU_ISA below AVX-512 on a processor with it, because some of its
+# parts ask the processor.
+WITH_OPENVINO = "tests/training/rl/rollout_server/test_predictor.py"
 CANDIDATES = "tests/journeys/test_candidates.py"
 SMALL = "tests/journeys/test_small_candidate.py"
 SMALL_SYCOPHANCY = "tests/training/recipes/test_small_sycophancy.py"
@@ -109,7 +106,21 @@ VLLM_SYSTEM = "tests/journeys/test_vllm.py"
 VLLM_ADAPTERS = "tests/services/generator/test_vllm_adapters.py"
 VLLM_LOOP = "tests/journeys/test_loop_vllm.py"
 VLLM_ROLLOUTS = "tests/training/rl/rollout_server/test_vllm.py"
+APART = (CANDIDATES, SMALL, LIFE, VLLM, VLLM_SYSTEM, VLLM_LOOP, VLLM_ADAPTERS)  # own slices
 WITH_VLLM = (VLLM_ROLLOUTS, "tests/gpu/test_rollouts.py")
+
+
+def numeric_slice(instructions: str, values: tuple[str, str, str, str]) -> Slice:
+    """Return the numeric tests of make test with the instructions of other processors."""
+    names = ("ATEN_CPU_CAPABILITY", "MKL_CBWR", "ONEDNN_MAX_CPU_ISA", "OPENBLAS_CORETYPE")
+    return Slice(
+        f"numeric tests of make test, with {instructions} as the latest instructions",
+        covers=(*TRAINING, "services/guardrail", "services/enhancer", *NUMERIC),
+        pytest=(*OF_MAKE_TEST, f"--ignore={WITH_OPENVINO}", *NUMERIC),
+        environment=dict(zip(names, values, strict=True)),
+    )
+
+
 SLICES: dict[str, Slice] = {
     "faults-feedback": Slice(
         "the fault matrix of feedback in all forms",
@@ -163,20 +174,9 @@ SLICES: dict[str, Slice] = {
             *("infra", "tests/journeys", "tests/services", "tests/infra", "tests/charts"),
         ),
         pytest=(
-            "-m",
-            "long and not cluster",
-            *ONE_BY_ONE,
-            f"--ignore={CANDIDATES}",
-            f"--ignore={SMALL}",
-            f"--ignore={LIFE}",
-            f"--ignore={VLLM}",
-            f"--ignore={VLLM_SYSTEM}",
-            f"--ignore={VLLM_LOOP}",
-            f"--ignore={VLLM_ADAPTERS}",
-            "tests/journeys",
-            "tests/services",
-            "tests/infra",
-            "tests/charts",
+            *("-m", "long and not cluster", *ONE_BY_ONE),
+            *(f"--ignore={name}" for name in APART),
+            *("tests/journeys", "tests/services", "tests/infra", "tests/charts"),
         ),
     ),
     "vllm": Slice(
@@ -224,10 +224,8 @@ SLICES: dict[str, Slice] = {
         covers=(*DEPLOYED, "tests/infra"),
         modules=(("infra.machine.cluster", "install"),),
         pytest=(
-            "-m",
-            "cluster and long and not ray and not vllm and not releases",
-            *ONE_BY_ONE,
-            "tests/infra",
+            *("-m", "cluster and long and not ray and not vllm and not releases"),
+            *(*ONE_BY_ONE, "tests/infra"),
         ),
     ),
     "cluster-releases": Slice(
@@ -239,18 +237,23 @@ SLICES: dict[str, Slice] = {
     "cluster-vllm": Slice(
         "on a real Kubernetes: vLLM in pods of versions, and as rollout server of RayJobs",
         covers=(*DEPLOYED, "tests/infra"),
-        modules=(
-            ("infra.machine.cluster", "install"),
-            ("infra.machine.kuberay",),
-            ("infra.machine.servers", "install", "vllm"),
-        ),
+        modules=(*KUBERAY, ("infra.machine.servers", "install", "vllm")),
         pytest=("-m", "cluster and long and vllm", *ONE_BY_ONE, "tests/infra"),
     ),
     "cluster-training": Slice(
         "on a real Kubernetes: turns of the loop as Jobs and as RayJobs",
         covers=(*DEPLOYED, "tests/infra"),
-        modules=(("infra.machine.cluster", "install"), ("infra.machine.kuberay",)),
+        modules=KUBERAY,
         pytest=("-m", "cluster and long and ray", *ONE_BY_ONE, "tests/infra"),
+    ),
+    "processor-old": numeric_slice("SSE", ("default", "COMPATIBILITY", "SSE41", "Nehalem")),
+    "processor-avx2": numeric_slice("AVX2", ("avx2", "AVX2", "AVX2", "Haswell")),
+    "one-core": Slice("make test on one core", EVERYTHING, pytest=OF_MAKE_TEST, cores=1),
+    "python-3.13": Slice(
+        "make test on Python 3.13, which THUMBWHEEL_PYTHON_3_13 names (default python3.13)",
+        covers=EVERYTHING,
+        pytest=OF_MAKE_TEST,
+        python=os.environ.get("THUMBWHEEL_PYTHON_3_13", "python3.13"),
     ),
     "mutants": Slice(
         "each known bug of training is planted and must be caught",
@@ -319,15 +322,23 @@ def run(name: str) -> Result:
     started = time.monotonic()
     for module in chosen.modules:
         subprocess.run([sys.executable, "-m", *module], cwd=ROOT, check=True)
-    with tempfile.TemporaryDirectory() as folder:
+    cores = os.sched_getaffinity(0)
+    # Beside the packages, which a clone then links.
+    with tempfile.TemporaryDirectory(dir=cache() if chosen.python else None) as folder:
         report = Path(folder) / "report.xml"
         # `record_property` of the fault matrix warns with pytest's default family of reports.
         options = (f"--timeout={TEST_SECONDS}", f"--junitxml={report}", "--override-ini")
         pytest = ("pytest", *options, "junit_family=xunit1", *chosen.pytest)
-        command = [sys.executable, "-m", *(chosen.program or pytest)]
+        root, python = ROOT, sys.executable
+        if chosen.python:
+            root = Path(folder) / "clone"
+            python = clone_with(chosen.python, root)
+        command = [python, "-m", *(chosen.program or pytest)]
+        os.sched_setaffinity(0, sorted(cores)[: chosen.cores or None])
         done = subprocess.run(
-            command, cwd=ROOT, env={**os.environ, **chosen.environment}, check=False
+            command, cwd=root, env={**os.environ, **chosen.environment}, check=False
         )
+        os.sched_setaffinity(0, cores)
         passed, failed, skipped = counts(report) if report.exists() else (0, 0, 0)
     result = Result(
         commit=git("rev-parse", "--short", "HEAD"),
@@ -344,6 +355,15 @@ def run(name: str) -> Result:
     with RECORD.open("a") as lines:
         lines.write(json.dumps(asdict(result)) + "\n")
     return result
+
+
+def clone_with(python: str, folder: Path) -> str:
+    """Clone HEAD and install its environment with this Python; return the environment's Python."""
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    installed = str(folder / ".venv" / "bin" / "python")
+    subprocess.run([python, "infra/install/environment.py", "dev"], cwd=folder, check=True)
+    subprocess.run([installed, "-m", "infra.install.requirements"], cwd=folder, check=True)
+    return installed
 
 
 def counts(report: Path) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 from pathlib import Path
 
 from infra.install.environment import ROOT, atomic_folder, cache, fill_environment
@@ -15,8 +16,9 @@ LOCK = ROOT / "locks" / "tracking.txt"
 
 
 def home() -> Path:
-    """Return the folder of the environment in the cache."""
-    return cache() / "tracking" / hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
+    """Return the folder of the environment in the cache, one for each lock and Python version."""
+    digest = hashlib.sha256(LOCK.read_bytes()).hexdigest()[:16]
+    return cache() / "tracking" / f"{digest}-{sys.version_info.major}.{sys.version_info.minor}"
 
 
 def site_packages() -> Path:

@@ -1,14 +1,17 @@
 """Slices of `make test-long`: coverage of all long tests and the format of their record."""
 
 import json
+import os
 import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import long_tests
-from tests.long_tests import SLICES, Result
+from tests.long_tests import SLICES, Result, Slice
 
 REPORT = '<testsuites><testsuite tests="7" failures="1" errors="1" skipped="2"/></testsuites>'
 
@@ -60,6 +63,32 @@ def test_covered_paths_exist_and_include_the_tests_of_the_slice() -> None:
             for path in paths_of(name)
             if not any(path == one or path.startswith(f"{one}/") for one in covered)
         ] == [], name
+
+
+def test_slice_sets_its_cores_variables_and_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[tuple[list[str], int, dict[str, str]]] = []
+
+    def run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        steps.append((command, len(os.sched_getaffinity(0)), options.get("env", {})))
+        return subprocess.CompletedProcess(command, 0, "")
+
+    one = Slice("", covers=(), program=("x",), environment={"MKL_CBWR": "AVX2"}, cores=1)
+    other = Slice("", covers=(), program=("x",), python="python9")
+    monkeypatch.setattr(long_tests, "SLICES", {"one": one, "other": other})
+    monkeypatch.setattr(long_tests, "RECORD", tmp_path / "record.jsonl")
+    monkeypatch.setattr(subprocess, "run", run)
+    before = len(os.sched_getaffinity(0))
+    assert long_tests.main(["one", "other"]) == 0
+    alone, apart = (step for step in steps if step[0][-1] == "x")
+    assert (alone[1], alone[2]["MKL_CBWR"], alone[0][0]) == (1, "AVX2", sys.executable)
+    assert apart[1] == before
+    clone = Path(apart[0][0]).parents[2]
+    assert [step[0][:2] for step in steps if step[0][0] == "python9"] == [
+        ["python9", "infra/install/environment.py"]
+    ]
+    assert clone != Path(sys.executable).parents[2]
 
 
 @pytest.mark.parametrize(
