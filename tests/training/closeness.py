@@ -22,6 +22,11 @@ REPEATED = {"float32": 1e-3, "bfloat16": 3e-2}
 # Absolute difference of log-probs and weights between two ways to compute one update. Measured on
 # CPUs: tests/training/stages/test_grpo.py.
 ONE_UPDATE = {"float32": 1e-5, "bfloat16": 1e-3}
+# Absolute difference of a log-prob of a toy network that is computed in two ways in float32, on any
+# processor: sums of at most 64 products, about 20 one after another, each wrong by at most 64 times
+# the unit roundoff of 6e-8, and logits up to 10: 64 * 20 * 6e-8 * 10 = 8e-4. A wrong mask, position
+# or scale moves log-probs by more than 1e-2.
+LOG_PROB_ROUNDING = 1e-3
 OPTIMIZERS = "optimizers/"  # of the keys of a training state
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from training.artifacts.manifest import write_manifest
 from training.model.checkpoint import save_decoder
@@ -36,6 +37,32 @@ def toy_model(
     decoder = Decoder(parse_config(shape | FAMILIES[family]))
     initialise(decoder, seed)
     save_decoder(decoder, directory)
+    write_manifest(directory, kind="model", version=directory.name)
+    return directory
+
+
+def context_free_model(directory: Path, word: str = "", final_norm: float = 1.0) -> Path:
+    """Write a toy model with the same answer in all contexts, exactly and on each processor.
+
+    The embeddings are equal and the output layer is zero, so all tokens are equally probable and
+    the first gradient is that of the output layer alone.
+
+    Args:
+        word: token whose logit is about 32, the dimensions; empty: none.
+        final_norm: weight of the last norm, thus the size of hidden states.
+    """
+    toy_model(directory)
+    config = json.loads((directory / "config.json").read_text())
+    weights = load_file(directory / "model.safetensors")
+    embeddings = weights["model.embed_tokens.weight"]
+    head = torch.zeros_like(embeddings)
+    if word:
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        head[tokenizer.token_to_id(word)] = 1.0
+    embeddings.fill_(1.0)
+    weights["model.norm.weight"].fill_(final_norm)
+    save_file({**weights, "lm_head.weight": head}, directory / "model.safetensors")
+    (directory / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
     write_manifest(directory, kind="model", version=directory.name)
     return directory
 

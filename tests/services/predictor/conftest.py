@@ -17,6 +17,7 @@ from services.predictor.engine.engine import AdmissionLimits
 from services.predictor.engine.pipeline import PipelineOptions, Precision
 from services.predictor.errors import PredictorError, error_body
 from services.predictor.graph.conversion import convert
+from services.predictor.graph.weights import WeightFormat
 from services.predictor.http import middleware, replies
 from services.predictor.http.access import AccessRules
 from services.predictor.http.app import build_app, build_metrics_app
@@ -94,7 +95,10 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 async def start_predictor(cache_directory: Path, tmp_path: Path) -> AsyncIterator[StartPredictor]:
-    """Return a function that starts predictors with other limits."""
+    """Return a function that starts predictors with other limits.
+
+    `weight_format` is that of the graphs; 8-bit weights are the default.
+    """
     async with AsyncExitStack() as stack:
 
         async def start(
@@ -130,10 +134,16 @@ async def predictor(
 ) -> AsyncIterator[Predictor]:
     """Run a predictor with tiny-1 for all tests of a module, on the event loop of the module.
 
-    Tests must not change versions.
+    Tests must not change versions. The weights are float32: with 8-bit weights activations are
+    rounded to 8 bits, so the last bit of a sum, which depends on processor and batch, may move a
+    log-prob by 0.1.
     """
     async with _running(
-        cache_directory, tmp_path_factory.mktemp("journal"), LIMITS, OPTIONS, {}
+        cache_directory,
+        tmp_path_factory.mktemp("journal"),
+        LIMITS,
+        OPTIONS,
+        {"weight_format": WeightFormat.F32},
     ) as started:
         await load_first(started, first_model)
         yield started
@@ -156,14 +166,17 @@ async def _running(
 ) -> AsyncIterator[Predictor]:
     metrics, readiness = Metrics(), Readiness()
     calls: list[Path] = []
+    weight_format = bounds.pop("weight_format", WeightFormat.U8)
+    graphs = cache / ("graphs" if weight_format is WeightFormat.U8 else "float graphs")
+    graphs.mkdir(exist_ok=True)
 
     def counted(source: Path, target: Path) -> None:
         calls.append(source)
-        convert(source, target)
+        convert(source, target, weight_format)
 
     loader = Loader(
         digests=DigestCache(cache / "digests.json"),
-        graphs=IrCache(cache / "graphs", 16, counted),
+        graphs=IrCache(graphs, 16, counted),
         options=options,
         limits=limits,
         metrics=metrics,

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.toys import toy_model
+from tests.training.toys import context_free_model
 from training.decoding.arguments import chat_command
 from training.decoding.terminal import DIM, PLAIN, PROMPT, Terminal
 
@@ -70,8 +70,7 @@ def chat_on_a_terminal(*arguments: str) -> Iterator[tuple[Typist, subprocess.Pop
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_the_chat(tmp_path: Path) -> None:
-    model = toy_model(tmp_path / "model", seed=2)
-    # The greedy continuation repeats the last word to the limit.
+    model = context_free_model(tmp_path / "model", word="Ġtree")
     options = ("--plain", "--temperature", "0", "--max-tokens", str(LIMIT))
     with chat_on_a_terminal(str(model), *options) as (typist, process):
         assert f"{DIM}loading{PLAIN}" in typist.read_until(PROMPT)

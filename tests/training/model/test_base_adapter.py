@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from services.generator.kubernetes.adapters import BaseAdapter, read_adapter
 from tests.training.adapter_chains import train_adapter
+from tests.training.closeness import LOG_PROB_ROUNDING
 from tests.training.model.oracle_models import oracle
 from training.artifacts.manifest import BASE_ADAPTER, write_manifest
 from training.model.backbone import trainable_backbone
@@ -76,8 +77,8 @@ def test_sum_of_a_chain_equals_the_merged_model(chain: Chain) -> None:
     assert second == {"base": "first", "rank": 5, "relative_error": 0.0}
     moved = log_probs(load_decoder(chain.path("ppo"))) - log_probs(load_decoder(chain.base))
     assert moved.abs().max() > 0.1
-    assert chain.difference("sft") < 2e-5
-    assert chain.difference("ppo") < 2e-5
+    assert chain.difference("sft") < LOG_PROB_ROUNDING
+    assert chain.difference("ppo") < LOG_PROB_ROUNDING
     config = json.loads((chain.path("ppo") / BASE_ADAPTER / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == "first"
     assert len(config[BASE_SHA256]) == 64

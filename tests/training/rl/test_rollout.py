@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.training.closeness import LOG_PROB_ROUNDING
 from tests.training.model.oracle_models import oracle
 from tests.training.rl.toy import STOP, TOKENS, toy_decoder
 from training.decoding.sampling import choose
@@ -86,10 +87,12 @@ def test_shared_prompts_give_the_same_log_probs_and_gradients(
             (log_probs_BR.detach(), {name: p.grad for name, p in decoder.named_parameters()})
         )
     (once, gradients), (each, expected) = found
-    assert (once - each).abs().max() < 2e-5
+    assert (once - each).abs().max() < LOG_PROB_ROUNDING
     for name, gradient in expected.items():
         assert gradient is not None
-        assert torch.allclose(gradients[name], gradient, atol=1e-4, rtol=1e-4), name
+        # Small entries are sums of large terms, which are rounded.
+        limit = LOG_PROB_ROUNDING * max(1.0, float(gradient.abs().max()))
+        assert (gradients[name] - gradient).abs().max() < limit, name
 
 
 def test_one_token_responses_need_only_the_prompt_pass(backbone: Backbone) -> None:

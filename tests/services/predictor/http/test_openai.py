@@ -283,7 +283,7 @@ async def test_scores_are_equal_whether_prompts_share_a_beginning_or_not(
             reply["logprobs"]["token_logprobs"] for reply in (choice, alone["choices"][0])
         )
         assert len(found) == len(prompt)
-        assert found[1:] == pytest.approx(expected[1:], abs=1e-4)
+        assert found[1:] == pytest.approx(expected[1:], abs=1e-3)
 
 
 async def test_the_unmodified_openai_package_works(predictor: Predictor) -> None:

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from safetensors.torch import load_file, save_file
 
 from tests.training.refused_commands import refused_command
-from tests.training.toys import sft_rows, toy_model, user, write_lines
+from tests.training.toys import context_free_model, sft_rows, toy_model, user, write_lines
 from training.__main__ import main
 from training.errors import DetailedError
 from training.optim.gradients import NonFiniteError
@@ -173,26 +172,9 @@ def test_refused_pretraining_leaves_no_folder(
     assert not work.exists()
 
 
-def same_for_all_tokens(model: Path, final_norm: float) -> None:
-    """Make all contexts alike and all tokens equally probable, exactly and on each processor.
-
-    The embeddings are equal and the output layer is zero, so the first gradient is that of the
-    output layer alone.
-    """
-    config = json.loads((model / "config.json").read_text())
-    weights = load_file(model / "model.safetensors")
-    embeddings = weights["model.embed_tokens.weight"]
-    weights["lm_head.weight"] = torch.zeros_like(embeddings)
-    embeddings.fill_(1.0)
-    weights["model.norm.weight"].fill_(final_norm)
-    save_file(weights, model / "model.safetensors")
-    (model / "config.json").write_text(json.dumps(config | {"tie_word_embeddings": False}))
-
-
 def sft_of_answers(tmp_path: Path, final_norm: float) -> list[str]:
     """Return the command of a single step on rows whose answers share no token, half held out."""
-    model = toy_model(tmp_path / "toy")
-    same_for_all_tokens(model, final_norm)
+    model = context_free_model(tmp_path / "toy", final_norm=final_norm)
     rows = [{"messages": user(f"say {i}"), "response": chr(ord("0") + i) * 10} for i in range(20)]
     data = write_lines(tmp_path / "rows.jsonl", rows)
     asked = ["sft", "--model", str(model), "--data", str(data), "--work", str(tmp_path / "work")]
