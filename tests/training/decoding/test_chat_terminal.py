@@ -5,6 +5,7 @@ import os
 import pty
 import select
 import shlex
+import signal
 import subprocess
 import sys
 import termios
@@ -46,6 +47,12 @@ class Typist:
         return shown + text
 
 
+def begin_session() -> None:
+    """Take the terminal, and SIGINT, which background jobs of a shell ignore."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextmanager
 def chat_on_a_terminal(*arguments: str) -> Iterator[tuple[Typist, subprocess.Popen[bytes]]]:
     """Run the command on a new pseudo-terminal, which sends the signals of keys."""
@@ -58,7 +65,7 @@ def chat_on_a_terminal(*arguments: str) -> Iterator[tuple[Typist, subprocess.Pop
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=begin_session,
     )
     os.close(theirs)
     try:
