@@ -78,25 +78,32 @@ class NumberRun:
     """Words that belong to one number with spaces.
 
     Args:
+        words: pattern of further words with their gaps.
         continues: pattern of the first character of a further word.
         max_breaks: line breaks within the number.
     """
 
+    words: re.Pattern[str]
     continues: re.Pattern[str]
     max_breaks: int
 
-    @cached_property
-    def words(self) -> re.Pattern[str]:
-        """Pattern of further words with their gaps."""
-        word = rf"(?={self.continues.pattern})[^\s{UNSPACED}]++"
-        line = rf"(?:[^\S\n]{{0,3}}{word})*+"
-        return re.compile(rf"{line}(?:\n(?!\n){word}{line}){{0,{self.max_breaks}}}+")
+
+def _run(continues: str, max_breaks: int) -> str:
+    """Return the pattern of further words with their gaps."""
+    word = rf"(?={continues})[^\s{UNSPACED}]++"
+    line = rf"(?:[^\S\n]{{0,3}}{word})*+"
+    return rf"{line}(?:\n(?!\n){word}{line}){{0,{max_breaks}}}+"
 
 
+NUMBER_CONTINUES = re.compile("[0-9(+]")
+ACCOUNT_CONTINUES = re.compile("[A-Za-z0-9]")
 # Line breaks in a card number of four groups, and in an IBAN of nine. With more, each line of a
 # list of numbers would begin a window of LONGEST_NUMBER characters.
-NUMBER_RUN = NumberRun(re.compile("[0-9(+]"), max_breaks=3)
-ACCOUNT_RUN = NumberRun(re.compile("[A-Za-z0-9]"), max_breaks=8)
+MAX_NUMBER_BREAKS, MAX_ACCOUNT_BREAKS = 3, 8
+NUMBER_WORDS = re.compile(_run(NUMBER_CONTINUES.pattern, MAX_NUMBER_BREAKS))
+ACCOUNT_WORDS = re.compile(_run(ACCOUNT_CONTINUES.pattern, MAX_ACCOUNT_BREAKS))
+NUMBER_RUN = NumberRun(NUMBER_WORDS, NUMBER_CONTINUES, MAX_NUMBER_BREAKS)
+ACCOUNT_RUN = NumberRun(ACCOUNT_WORDS, ACCOUNT_CONTINUES, MAX_ACCOUNT_BREAKS)
 
 # Detector of the spans in a window that start before a position; it may return further spans.
 Detector = Callable[[str, int], Iterable[Span]]
