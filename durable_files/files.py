@@ -53,7 +53,7 @@ def publish(draft: Path, path: Path) -> None:
     sync_tree(draft)
     if path.is_dir():
         shutil.rmtree(path)
-    draft.rename(path)
+    draft.replace(path)
     sync_directory(path.parent)
 
 
@@ -78,7 +78,8 @@ def make_directory(directory: Path, mode: int = 0o777) -> None:
     """
     if directory.is_dir():
         return
-    make_directory(directory.parent)
+    if not directory.parent.exists():
+        make_directory(directory.parent)
     directory.mkdir(mode, exist_ok=True)
     sync_directory(directory.parent)
 

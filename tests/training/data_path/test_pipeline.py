@@ -417,15 +417,15 @@ def test_build_interrupted_while_the_result_is_replaced(
 ) -> None:
     build_quietly(config, out)
     write_table(tmp_path / "in" / "web" / "c.jsonl", [page(50)])
-    rename = Path.rename
+    replace = Path.replace
 
     def interrupted(self: Path, target: Path) -> Path:
         if self.name == "building":
             raise KeyboardInterrupt
-        return rename(self, target)
+        return replace(self, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "rename", interrupted)
+        patch.setattr(Path, "replace", interrupted)
         with pytest.raises(KeyboardInterrupt):
             build_quietly(config, out)
 
