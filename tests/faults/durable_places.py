@@ -1,4 +1,4 @@
-"""All places where our processes acknowledge something by a write: one step, and its check.
+"""Places where our processes acknowledge something by a write: one step, and its check.
 
 `python -m tests.faults.durable_places NAME FOLDER` takes one step for each line of stdin and prints
 `acknowledged N RECEIPT`, or `refused N CLASS` if the step failed. With `--check` it reads receipts

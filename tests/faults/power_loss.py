@@ -24,7 +24,7 @@ SOURCE = Path(__file__).with_name("reported_syncs.c")
 
 
 class Left(StrEnum):
-    """What a power loss leaves of the changes after the last sync."""
+    """Part of the unsynced changes that a power loss leaves."""
 
     NOTHING = "neither names nor contents"
     NAMES = "names, not contents"
