@@ -57,5 +57,7 @@ def check_refusal(state: Path) -> None:
 def check_rollback(state: Path) -> None:
     end = read(state / "loop" / "canaries" / "nano-0-worse" / "end.json")
     assert end["verdict"] == "roll_back"
-    assert end["last"]["candidate"]["up"] + end["last"]["candidate"]["down"] >= 20
+    candidate, incumbent = end["last"]["candidate"], end["last"]["incumbent"]
+    assert candidate["users"] > 0 < incumbent["users"]
+    assert candidate["share"] < incumbent["share"]
     assert read(state / "generator" / "rollout.json")["stable"]["version"] == "nano-0"
