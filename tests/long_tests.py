@@ -105,9 +105,8 @@ VLLM = "tests/services/generator/test_vllm.py"
 VLLM_SYSTEM = "tests/journeys/test_vllm.py"
 VLLM_ADAPTERS = "tests/services/generator/test_vllm_adapters.py"
 VLLM_LOOP = "tests/journeys/test_loop_vllm.py"
-VLLM_ROLLOUTS = "tests/training/rl/rollout_server/test_vllm.py"
 APART = (CANDIDATES, SMALL, LIFE, VLLM, VLLM_SYSTEM, VLLM_LOOP, VLLM_ADAPTERS)  # own slices
-WITH_VLLM = (VLLM_ROLLOUTS, "tests/gpu/test_rollouts.py")
+WITH_VLLM = ("tests/training/rl/rollout_server/test_vllm.py", "tests/gpu/test_rollouts.py")
 
 
 def numeric_slice(instructions: str, values: tuple[str, str, str, str]) -> Slice:
