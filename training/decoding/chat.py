@@ -216,6 +216,7 @@ class ChatSession:
         new = [turn for turn in self._turns if not turn.is_saved]
         kept = [turn for turn in new if turn.answers[0].is_complete]
         try:
+            path.parent.stat()  # a folder with a misspelled name is not created
             append_lines(path, [turn.answers[0].row for turn in kept])
         except OSError as error:
             raise DecodingError(
