@@ -39,7 +39,7 @@ SHORTEST_FILE, LONGEST_FILE = 400, 400_000
 REPOSITORY = Path(__file__).resolve().parents[1]
 GRAMMARS = Path(__file__).parent / "guardrail_texts"
 OTHER_LANGUAGES = (
-    *("c", "cc", "cjs", "cmake", "cpp", "css", "cu", "cuh", "f", "f90", "h", "hpp", "html", "js"),
+    *("c", "cc", "cjs", "cpp", "css", "cu", "cuh", "f", "f90", "h", "hpp", "html", "js"),
     *("mjs", "proto", "pxd", "pyx", "rs", "sh", "tmpl", "toml", "ts", "yaml"),
 )
 SECTION = re.compile(r"^(?=#{1,3} )|^(?=[^\n]+\n(?:=|-){4,}\n)", re.MULTILINE)

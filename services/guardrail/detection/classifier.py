@@ -7,6 +7,7 @@ measured figures. The recipe has the same function for features; a test compares
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,20 @@ from services.chassis.errors import DetailedError
 from services.guardrail.verdict import Category
 
 WEIGHTS_NAME = "classifier.npz"
-# Windows make one sentence count in a long text. The recipe measures with the same windows.
-WINDOW_CHARACTERS = 600
-# Logits from which a system message is an injection: of the whole text, and of one window. A short
-# piece of instructions looks more like an injection than the whole text does. Chosen above the
-# highest logits of 432 prompts for function calls, 600 lists of functions and 16 prompts of a
-# judge (4.54 and 6.13); docs/decisions/guardrail-classifier.md has the effect.
-INSTRUCTION_LIMIT, INSTRUCTION_WINDOW_LIMIT = 4.75, 6.5
+LIMIT_ARRAYS = (
+    *("scale", "bias", "threshold"),
+    *("window_limit", "window_slope", "passage_limit", "passage_slope"),
+)
+# Characters of a block. A window is two neighbouring blocks, about the length of the texts of the
+# training, so that one sentence counts in a long text and no score grows with the length.
+BLOCK_CHARACTERS = 100
+# Windows of a passage, whose average is judged as well: a jailbreak of a page is an injection
+# throughout, an ordinary page at most in one sentence. Windows of repeated words have few features
+# and tell nothing; usual ones have 350 to 450.
+PASSAGE_WINDOWS, PASSAGE_FEATURES = 10, 100
+# Logits from which a window and a passage of a system message are an injection: 1 above the
+# highest of 243 prompts of applications; docs/decisions/guardrail-classifier.md has the effect.
+INSTRUCTION_LIMIT, INSTRUCTION_PASSAGE_LIMIT = 3.0, -1.3
 
 
 class WeightsError(DetailedError):
@@ -47,67 +55,64 @@ class Classifier:
     """Classifier of texts in the form of `normalization.plain`; 0.1 ms for a line of text."""
 
     def __init__(
-        self,
-        heads: tuple[Category, ...],
-        weights: npt.NDArray[np.int8],
-        scale: npt.NDArray[np.float32],
-        bias: npt.NDArray[np.float32],
-        threshold: npt.NDArray[np.float32],
-        digest: str,
+        self, heads: tuple[Category, ...], arrays: Mapping[str, npt.NDArray[Any]], digest: str
     ) -> None:
         """Create a classifier with H heads and B buckets.
 
         Args:
             heads: categories of the heads.
-            weights: [H, B], in units of `scale`.
-            scale: [H].
-            bias: [H].
-            threshold: [H], probabilities.
+            arrays: weights [H, B] in units of scale [H], and bias [H]; threshold [H], a
+                probability, is the lowest limit of a window; window_limit [H] and window_slope [H]
+                give the limit of the highest of n windows, a logit: limit + slope * log(n);
+                passage_limit [H] and passage_slope [H] the same of passages.
             digest: hash of the weights file.
         """
         self._heads = heads
         # Transposed: the weights of one bucket share a cache line.
-        self._weights = np.ascontiguousarray(weights.T)
-        self._scale = scale.astype(np.float64)
-        self._bias = bias.astype(np.float64)
-        threshold64 = threshold.astype(np.float64)
-        self._limits = np.log(threshold64 / (1 - threshold64))
-        self._injection = heads.index(Category.INJECTION)
+        self._weights_BH = np.ascontiguousarray(arrays["weights"].T)
+        self._scale, self._bias, threshold, *lines = (
+            arrays[name].astype(np.float64) for name in LIMIT_ARRAYS
+        )
+        self._lines = (lines[:2], lines[2:])
+        # Lowest limits of windows and passages, for texts of users and for instructions.
+        users = np.array([np.log(threshold / (1 - threshold)), np.full(len(heads), -np.inf)])
+        instructions = users.copy()
+        instructions[:, heads.index(Category.INJECTION)] = (
+            INSTRUCTION_LIMIT,
+            INSTRUCTION_PASSAGE_LIMIT,
+        )
+        self._lowest = (users, instructions)
         self.digest = digest
 
     def judge(self, text: str, *, is_instruction: bool = False) -> Prediction:
-        """Judge a text in plain form by the worst of its windows.
+        """Judge a text in plain form by the worst of its windows and passages.
+
+        The highest logit of n ordinary windows grows with log(n), and so does the limit.
 
         Args:
             text: text in the form of `normalization.plain`.
             is_instruction: the text is a system message, with higher limits for injection.
         """
-        window_logits = []
-        for part in windows(text):
-            buckets = feature_buckets(part)
-            sums = self._weights[buckets].sum(axis=0, dtype=np.int64)
-            window_logits.append(sums * self._scale / np.sqrt(max(1, len(buckets))) + self._bias)
-        logits_WH = np.array(window_logits)
-        limits_WH = np.tile(self._limits, (len(logits_WH), 1))
-        if is_instruction:
-            # The first window is the whole text.
-            limits_WH[0, self._injection] = INSTRUCTION_LIMIT
-            limits_WH[1:, self._injection] = INSTRUCTION_WINDOW_LIMIT
-        margins_WH = logits_WH - limits_WH
-        window, head = np.unravel_index(np.argmax(margins_WH), margins_WH.shape)
-        probability = float(1 / (1 + np.exp(-logits_WH[window, head])))
-        return Prediction(self._heads[head], probability, bool(margins_WH[window, head] >= 0))
+        sums_WH, counts_W = window_sums(text, self._weights_BH)
+        windows_WH = sums_WH * self._scale / np.sqrt(counts_W)[:, None] + self._bias
+        passages_PH = passages(windows_WH[counts_W >= PASSAGE_FEATURES])
+        margins, logits = [], []
+        for parts, lowest_H, (limit_H, slope_H) in zip(
+            (windows_WH, passages_PH), self._lowest[is_instruction], self._lines, strict=True
+        ):
+            limits_H = np.maximum(lowest_H, limit_H + slope_H * np.log(max(1, len(parts))))
+            margins.append(parts - limits_H)
+            logits.append(parts)
+        margins_PH, logits_PH = np.vstack(margins), np.vstack(logits)
+        worst, head = np.unravel_index(np.argmax(margins_PH), margins_PH.shape)
+        probability = float(1 / (1 + np.exp(-logits_PH[worst, head])))
+        return Prediction(self._heads[head], probability, bool(margins_PH[worst, head] >= 0))
 
 
-def windows(text: str) -> list[str]:
-    """Return the text and, for a long text, windows that overlap by half."""
-    if len(text) <= WINDOW_CHARACTERS:
-        return [text]
-    step = WINDOW_CHARACTERS // 2
-    return [
-        text,
-        *(text[start : start + WINDOW_CHARACTERS] for start in range(0, len(text) - step, step)),
-    ]
+def passages(windows_WH: Any) -> Any:
+    """Return the averages [P, H] of successive windows; none of a short text."""
+    sums = np.cumsum(np.vstack([np.zeros_like(windows_WH[:1]), windows_WH]), axis=0)
+    return (sums[PASSAGE_WINDOWS:] - sums[:-PASSAGE_WINDOWS]) / PASSAGE_WINDOWS
 
 
 def read_classifier(directory: Path) -> Classifier:
@@ -134,9 +139,7 @@ def read_classifier(directory: Path) -> Classifier:
         )
     with np.load(directory / WEIGHTS_NAME, allow_pickle=False) as arrays:
         heads = tuple(Category(str(head)) for head in arrays["heads"])
-        return Classifier(
-            heads, arrays["weights"], arrays["scale"], arrays["bias"], arrays["threshold"], digest
-        )
+        return Classifier(heads, arrays, digest)
 
 
 BUCKET_BITS = 17
@@ -146,17 +149,45 @@ MULTIPLIER = np.uint32(0x9E3779B1)
 PAIR_MULTIPLIER = np.uint32(0x85EBCA6B)
 
 
-def feature_buckets(text: str) -> Any:
-    """Return the sorted unique buckets [N] of a text in the form of `normalization.plain`."""
+def window_sums(text: str, weights_BH: Any) -> tuple[Any, Any]:
+    """Return the sums of the weights [W, H] and the numbers of features [W] of all windows.
+
+    A feature belongs to the block in which it begins and counts once in a window.
+    """
+    buckets, positions = features(text)
+    blocks = positions // BLOCK_CHARACTERS
+    last = int(blocks.max(initial=0))
+    # Distinct pairs in the order of buckets, so that the neighbour has the block before.
+    pairs = np.unique((buckets.astype(np.int64) << 32) | blocks)
+    bucket, block = pairs >> 32, pairs & 0xFFFFFFFF
+    # The second block of a window adds the features that the first does not have.
+    is_new = np.ones(len(pairs), dtype=bool)
+    is_new[1:] = pairs[1:] - pairs[:-1] != 1
+    values_NH = np.column_stack([weights_BH[bucket], np.ones(len(pairs))])
+    first, second = (
+        np.column_stack([np.bincount(block, column, last + 1) for column in values.T])
+        for values in (values_NH, values_NH * is_new[:, None])
+    )
+    sums = first[:-1] + second[1:] if last else first
+    return sums[:, :-1], np.maximum(1, sums[:, -1])
+
+
+def features(text: str) -> tuple[Any, Any]:
+    """Return the buckets [N] and positions [N] of a text in the form of `normalization.plain`."""
     codes = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32)
-    words = np.array([crc32(word.encode()) for word in WORD.findall(text)], dtype=np.uint32)
+    matches = list(WORD.finditer(text))
+    words = np.array([crc32(each[0].encode()) for each in matches], dtype=np.uint32)
+    starts = np.array([each.start() for each in matches], dtype=np.int64)
     hashes = [words, words[:-1] * PAIR_MULTIPLIER + words[1:]]
+    positions = [starts, starts[:-1]]
     # Hashes of all n-grams of one length follow from those of the next shorter length.
     ngrams = codes * MULTIPLIER
     for length in range(2, LONGEST_NGRAM + 1):
         ngrams = (ngrams[:-1] ^ (ngrams[:-1] >> np.uint32(15))) * MULTIPLIER + codes[length - 1 :]
         if length >= SHORTEST_NGRAM:
             hashes.append(ngrams + np.uint32(length))
+            positions.append(np.arange(len(ngrams)))
     mixed = np.concatenate(hashes) * MULTIPLIER
     mixed ^= mixed >> np.uint32(16)
-    return np.unique((mixed * PAIR_MULTIPLIER) >> np.uint32(32 - BUCKET_BITS))
+    buckets = (mixed * PAIR_MULTIPLIER) >> np.uint32(32 - BUCKET_BITS)
+    return buckets, np.concatenate(positions)

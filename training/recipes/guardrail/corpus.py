@@ -140,11 +140,11 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(plain(text).encode()).hexdigest()[:16]
 
 
-def corpus_hash(texts: Texts) -> str:
+def corpus_hash(*groups: Sequence[str]) -> str:
     """Return a hash of all training texts, in order."""
     digest = hashlib.sha256()
-    for part in (texts.benign, texts.injection, texts.harmful):
-        digest.update("".join(text_hash(text) for text in part).encode() + b"\n")
+    for texts in groups:
+        digest.update("".join(text_hash(text) for text in texts).encode() + b"\n")
     return digest.hexdigest()
 
 
@@ -155,12 +155,3 @@ def count(texts: Texts) -> dict[str, int]:
         "injection": len(texts.injection),
         "harmful": len(texts.harmful),
     }
-
-
-def head_rows(texts: Texts, positive: Sequence[str]) -> tuple[list[str], list[int]]:
-    """Return texts and labels for one head.
-
-    The head's positives are compared with the benign texts; positives of the other head are left
-    out.
-    """
-    return [*texts.benign, *positive], [0] * len(texts.benign) + [1] * len(positive)

