@@ -61,7 +61,7 @@ class Grammar:
                 lines.append(line)
 
     def compose(self, choose: random.Random, name: str = "document") -> str:
-        """Return one text."""
+        """Return one text, composed at random."""
 
         def fill(slot: re.Match[str]) -> str:
             if slot["name"]:
