@@ -233,7 +233,7 @@ class AddedLines:
 
 def _parse(row: Mapping[str, Any]) -> Line:
     progress = Progress(row["stage"], row["step"], row["total_steps"], row["metrics"])
-    return Line(progress, Effort(**row["effort"]))
+    return Line(progress, Effort(**row.get("effort", {})))
 
 
 class SampleLog:

@@ -219,7 +219,7 @@ SERVICES = Row(
             Unit.COUNT,
             [
                 Query(
-                    "sum by (job, instance, method) (thumbwheel_rpcs_unread) > 0",
+                    "sum by (job, instance, method) (thumbwheel_rpcs_unread)",
                     "{{job}} {{instance}} {{method}}",
                 )
             ],

@@ -12,9 +12,8 @@
 Kinds that benchmarks/guardrail_documents.py measures from packages (the standard library, package
 descriptions, Debian's manuals, our pages, licences) are absent.
 
-A grammar is a file of alternatives, one a line, under names in brackets. `{name}` is replaced by an
-alternative of that name and `{name*3}` by three, `{{` and `}}` by a brace, `~` by a random digit,
-`\\n` and `\\t` by the character. The start is `document`.
+A grammar has alternatives, one a line, under names in brackets. `{name}` becomes an alternative of
+that name, `{name*3}` three, `{{` and `}}` braces, `~` a random digit; it starts at `document`.
 """
 
 import gzip
