@@ -166,10 +166,12 @@ HARMFUL_WRITING = (
     )
     + r"\b(?! (?:scanner|detector|filter|training|quiz|removal|protection|awareness|example))"
 )
-HARM = re.compile(
-    rf"\b(?:{REQUEST}{_within(5)}(?:"
-    rf"{'|'.join(f'(?P<{name}>{action})' for name, action in HARMFUL_ACTIONS.items())})"
-    rf"|(?P<tools>{HARMFUL_WRITING}))"
+ACTIONS = "|".join(f"(?P<{name}>{action})" for name, action in HARMFUL_ACTIONS.items())
+HARM = re.compile(rf"\b(?:{REQUEST}{_within(5)}(?:{ACTIONS})|(?P<tools>{HARMFUL_WRITING}))")
+# Instructions in an answer ("you build a … like this"), which contain no request.
+HARMFUL_ANSWER = re.compile(
+    rf"\byou (?:(?:can|could|should|must|would|need to|have to|first|simply|just) )?(?:{ACTIONS})"
+    r"(?:[^\w.?!]+\w+){0,6}?[^\w.?!]+(?:like this|as follows|this way|by \w+ing|with these steps)\b"
 )
 # Refusals and questions about prevention: "I can't tell you how to …", "how do I stop someone …".
 NEGATION = re.compile(
@@ -208,7 +210,7 @@ def match_request(variants: tuple[str, ...], *, is_instruction: bool = False) ->
 def match_answer(variants: tuple[str, ...]) -> RuleMatch | None:
     """Return the first rule on harmful actions that matches a variant of an answer."""
     for variant in variants:
-        if name := _harm(variant):
+        if name := _harm(variant) or _harm(variant, HARMFUL_ANSWER):
             return RuleMatch(Category.HARMFUL_INTENT, name)
     return None
 
@@ -221,8 +223,8 @@ def _injection(variant: str, *, allow_negated: bool) -> bool:
     )
 
 
-def _harm(variant: str) -> str:
-    for found in HARM.finditer(variant):
+def _harm(variant: str, pattern: re.Pattern[str] = HARM) -> str:
+    for found in pattern.finditer(variant):
         before = variant[max(0, found.start() - 80) : found.start()]
         between = variant[found.start() : found.start(found.lastgroup or 0)]
         if not NEGATION.search(before) and not NEGATION.search(between):
