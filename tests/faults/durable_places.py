@@ -9,11 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 import shutil
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, contextmanager
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    closing,
+    contextmanager,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +27,7 @@ from typing import Any
 import pyarrow as pa
 from sqlalchemy import insert, select
 
+from durable_files.files import make_directory
 from services.chassis.audit.acts import Act
 from services.chassis.identity import Caller
 from services.chassis.identity_keys import create_key_pair, read_public_keys
@@ -45,6 +52,9 @@ from training.artifacts.manifest import Manifest, hash_file, verify_manifest, wr
 from training.artifacts.registry import Registry, VersionStage
 from training.artifacts.scores import ItemScore, ScoreStore, TaskScore
 from training.benchmarks.runner import Identity, Journal
+from training.corpus.crawl.archive import Archive, read_page
+from training.corpus.crawl.fates import Fate
+from training.corpus.crawl.frontier import Frontier, Result, Target
 from training.data.feedback.events import Erasure
 from training.data.feedback.snapshot import SnapshotConfig, open_snapshot, write_snapshot
 from training.data.token_shards import ShardConfig, open_shards, write_shards
@@ -356,6 +366,44 @@ def _check_tables(root: Path, receipts: Receipts) -> None:
 
 
 simple("tables of documents", _table_step, _check_tables)
+
+
+# A crawl: pages in the archive, their results in the database of URLs.
+@contextmanager
+def _crawl(root: Path) -> Iterator[Step]:
+    folder = root / "0001"
+    make_directory(folder)
+    with closing(Frontier(folder)) as frontier, closing(Archive(folder, 6_000, "test")) as archive:
+        archive.resume(frontier.get("file"), int(frontier.get("length") or 0))
+
+        def step(number: int) -> None:
+            target = Target(f"http://h.example/{number}", 0)
+            frontier.admit([(target, None)])
+            position = archive.append_page(target.url, "HTTP/1.1 200 OK", (), _body(number), "")
+            frontier.finish(target, Result(Fate.STORED, position=position))
+            archive.flush()
+            frontier.commit(*archive.end)
+
+        yield step
+
+
+def _body(number: int) -> bytes:
+    return random.Random(number).randbytes(len(FILL))  # not compressible, so that files are full
+
+
+def _check_crawl(root: Path, receipts: Receipts) -> None:
+    make_directory(root / "0001")
+    with closing(Frontier(root / "0001")) as frontier:
+        for number in receipts:
+            stored = frontier.earlier(f"http://h.example/{number}")
+            assert stored is not None
+            assert stored.position is not None
+            page = read_page(root / "0001", stored.position)
+            assert page is not None
+            assert page.body == _body(number)
+
+
+PLACES["crawls"] = Place(_crawl, _check_crawl)
 
 
 @dataclass

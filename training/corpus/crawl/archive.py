@@ -13,6 +13,8 @@ from typing import BinaryIO
 
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
+from durable_files.files import sync_directory
+
 PATTERN = "pages-{:05}.warc.gz"
 COMPRESSION_LEVEL = 6
 Headers = Sequence[tuple[bytes, bytes]]
@@ -122,6 +124,7 @@ class Archive:
         extra = {"WARC-Filename": name, "Content-Type": "application/warc-fields"}
         record = compressed_record(WarcRecordType.warcinfo, extra, block, is_http=False)
         self._out = (self._folder / name).open("wb")
+        sync_directory(self._folder)
         self._out.write(record)
         self._length = len(record)
 

@@ -16,6 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from durable_files.files import make_directory
 from training.corpus.crawl.fates import Fate
 from training.corpus.crawl.settings import CONTACT, CrawlSettings, Signal
 from training.corpus.crawl.urls import canonical_url
@@ -187,7 +188,7 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
         print(f"{out}: this crawl is finished. Crawl once more with --recrawl.", file=sys.stderr)
         return 0
     folder = earlier[-1] if is_continued else out / f"{len(earlier) + 1:0{FOLDER_DIGITS}}"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_directory(folder)
     frontier = Frontier(folder)
     previous = out / finished if finished and finished != folder.name else None
     previous_frontier = Frontier(previous) if previous else None

@@ -155,8 +155,8 @@ class Frontier:
     def __init__(self, folder: Path) -> None:
         self._database = sqlite3.connect(folder / FILE, isolation_level=None)
         self._database.execute("PRAGMA journal_mode = WAL")
-        # After a power failure the last commits may be missing, which only repeats requests.
-        self._database.execute("PRAGMA synchronous = NORMAL")
+        # A crawl commits once per second. After power loss no page is requested a second time.
+        self._database.execute("PRAGMA synchronous = FULL")
         self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._database.executescript(SCHEMA)
         self._database.execute("BEGIN")
