@@ -2,17 +2,24 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from services.chassis.errors import ServiceError
+from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
 
 log = logging.getLogger(__name__)
 
+FIRST_RETRY_SECONDS = 1.0
+
 
 class Periodic:
-    """Repeats work until `stop`; a failure is logged, and the work repeated as usual.
+    """Repeats work until `stop`, and after a failure sooner than usual.
+
+    Failures are logged at the level INFO for the first `seconds`, because a called service may be
+    starting, and at WARNING afterwards.
 
     Args:
         name: name of the work in the log.
@@ -30,14 +37,21 @@ class Periodic:
 
     async def run(self) -> None:
         """Repeat the work until `stop`."""
+        failures, succeeded = 0, time.monotonic()
         while not self._stopping.is_set():
             try:
                 await self._work()
+                failures, succeeded = 0, time.monotonic()
+                pause = self._seconds
             except ServiceError as error:
-                log.warning(
+                failures += 1
+                is_late = time.monotonic() - succeeded > self._seconds
+                log.log(
+                    logging.WARNING if is_late else logging.INFO,
                     "periodic work failed",
                     extra=fields(work=self._name, error=type(error).__name__),
                 )
+                pause = retry_delay(failures, FIRST_RETRY_SECONDS, self._seconds)
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._seconds):
+                async with asyncio.timeout(pause):
                     await self._stopping.wait()

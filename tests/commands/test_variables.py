@@ -245,7 +245,7 @@ def test_a_run_is_checked_before_torch_is_installed(target: str) -> None:
 
 
 def test_demonstration_has_a_model_that_its_recipe_trains() -> None:
-    """Issue 41: the default of MODEL made `make demo RECIPE=nano` rate another model."""
+    """The default of MODEL made `make demo RECIPE=nano` rate another model."""
     for run in runs_of("demo"):
         recipe, model = (run.values.get(name, "") for name in ("RECIPE", "MODEL"))
         options = run.parsed()

@@ -145,7 +145,11 @@ def test_thumbs_and_turns_reach_parquet_without_missing_offsets(stack: Stack) ->
 def test_every_service_has_metrics_of_rate_errors_and_duration(stack: Stack) -> None:
     import urllib.request
 
-    user(stack, "ada6").ask("hello")
+    # The leaderboard is the part of the review service that every user may call; a thumb calls
+    # feedback.
+    ada = user(stack, "ada6")
+    ada.thumb(ada.ask("hello")[0]["messageId"], True)
+    assert ada.call("GET", "/api/arena/leaderboard")[0] == 200
     pages = {}
     for name in service_table().names:
         port = stack.ports[f"{name}_metrics"]
