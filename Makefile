@@ -101,7 +101,7 @@ loop: ## execute a training run on the feedback of the running system (RECIPE=sm
 
 demo: ## simulate users, execute a training run, evaluate the result (RECIPE=nano|small, or MODEL=; RECIPE=auto MODEL=DIR; SERVER=predictor|vllm)
 	@$(PYTHON) infra/install/environment.py services predictor
-	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION)
+	@$(VENV) -m infra.run.embedded check $(RECIPE_OPTION) $(call option,SERVER,server)
 	@$(PYTHON) infra/install/environment.py training
 	@$(THUMBWHEEL) demo $(MODEL_OPTIONS) $(RECIPE_OPTION)
 

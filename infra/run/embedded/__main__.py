@@ -136,6 +136,7 @@ def parse(words: list[str]) -> argparse.Namespace:
         help="check whether a run can start (exit status 4: too little feedback)",
     )
     check.add_argument("--state", type=Path, help="state folder of the running system")
+    add_server_option(check)
     for command in (start, once, canary):
         command.add_argument(
             "--state",
