@@ -3,11 +3,14 @@
 The first table has kinds of ordinary texts by length, the second attacks: alone, and embedded at
 the start, in the middle and at the end of ordinary texts. Texts are excerpts of the packages of
 locks/dev.txt, of the manuals of locks/documentation.sha256, of the pages in docs/, and of grammars
-in guardrail_texts/ that share no sentence with those of the recipe. Texts are never printed.
+in guardrail_texts/ that share no sentence with those of the recipe. Texts are never printed. Kinds
+whose texts differ from those of guardrail_texts/corpora.sha256, for example with another release of
+Python, are named, because their figures cannot be compared; `--pin` writes that file.
 """
 
 import argparse
 import functools
+import hashlib
 import json
 import random
 import re
@@ -38,6 +41,8 @@ COMPOSED = 400
 SHORTEST_FILE, LONGEST_FILE = 400, 400_000
 REPOSITORY = Path(__file__).resolve().parents[1]
 GRAMMARS = Path(__file__).parent / "guardrail_texts"
+DIGESTS = GRAMMARS / "corpora.sha256"
+OUR_PAGES = "pages of docs/"  # those of this commit, not pinned
 OTHER_LANGUAGES = (
     *("c", "cc", "cjs", "cpp", "css", "cu", "cuh", "f", "f90", "h", "hpp", "html", "js"),
     *("mjs", "proto", "pxd", "pyx", "rs", "sh", "tmpl", "toml", "ts", "yaml"),
@@ -54,7 +59,12 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=COUNT, help="texts of a kind and length")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--only", choices=("documents", "attacks"))
+    parser.add_argument("--pin", action="store_true", help="record the digests of the texts, only")
     options = parser.parse_args()
+    if options.pin:
+        DIGESTS.write_text("".join(f"{value}  {name}\n" for name, value in digests().items()))
+        return
+    report_other_texts()
     guard = Policy(read_classifier(options.weights), "US", lambda stage, verdict: None)
 
     def refuses(text: str) -> bool:
@@ -67,6 +77,23 @@ def main() -> None:
         figures |= measure_attacks(refuses)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
+
+
+def digests() -> dict[str, str]:
+    """Return the SHA-256 of all texts of each pinned kind."""
+    return {
+        name: hashlib.sha256("\0".join(sorted(documents)).encode()).hexdigest()
+        for name, documents in kinds().items()
+        if name != OUR_PAGES
+    }
+
+
+def report_other_texts() -> None:
+    """Print the kinds whose texts differ from the recorded ones."""
+    lines = (line.split(maxsplit=1) for line in DIGESTS.read_text().splitlines())
+    recorded = {name: value for value, name in lines}
+    if others := [name for name, value in digests().items() if recorded.get(name) != value]:
+        print(f"other texts than recorded, figures not comparable: {', '.join(others)}")
 
 
 def measure_documents(refuses: Callable[[str], bool], count: int) -> dict[str, list[int]]:
@@ -149,7 +176,7 @@ def kinds() -> dict[str, list[str]]:
         "package descriptions": descriptions,
         "their sections": [part for text in descriptions for part in SECTION.split(text)],
         "manuals": [_page(file) for file in _sample(_english(manuals), 1_000)],
-        "pages of docs/": _read(REPOSITORY.glob("docs/**/*.md")),
+        OUR_PAGES: _read(REPOSITORY.glob("docs/**/*.md")),
         "licences": _read(licences),
     }
     for grammar in sorted(GRAMMARS.glob("*.txt")):

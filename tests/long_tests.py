@@ -78,7 +78,8 @@ SHARED = ("proto", "gen", "chat_format", "durable_files")
 SERVICES = (*SHARED, "services", "secret_detection", "s3_credentials")
 TRAINING = (*SHARED, "training", "models", "sequential", "human_evaluation")
 SYSTEM = (*SERVICES, *TRAINING, "infra/run", "infra/machine/servers", "infra/install/small_model")
-DEPLOYED = (*SYSTEM, "charts", "Containerfile", "infra/machine", "infra/simulate")
+CHART = ("charts", "Containerfile", "infra/run", "infra/machine", "infra/simulate")
+DEPLOYED = (*SYSTEM, *CHART)
 COMMANDS = ("Makefile", "infra", "thumbwheel_cli", "tests/commands")
 EVERYTHING = (*DEPLOYED, "infra", "tests")
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
@@ -229,7 +230,7 @@ SLICES: dict[str, Slice] = {
     ),
     "cluster-releases": Slice(
         "on a real Kubernetes: releases with own stores, an external model, high availability",
-        covers=(*DEPLOYED, "tests/infra"),
+        covers=(*SERVICES, "training/errors.py", *CHART, "tests/infra"),
         modules=(("infra.machine.cluster", "install"),),
         pytest=("-m", "cluster and long and releases", *ONE_BY_ONE, "tests/infra"),
     ),
