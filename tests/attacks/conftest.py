@@ -1,5 +1,6 @@
 """Embedded system for all attacks, shared with the journeys."""
 
+import itertools
 from collections.abc import Iterator
 
 import pytest
@@ -25,26 +26,38 @@ def attacked_system(request: pytest.FixtureRequest) -> Attacked:
 
     The parameter is the name of the fixture of the system, by default that without quotas.
     """
-    stack: Stack = request.getfixturevalue(getattr(request, "param", "stack"))
-
-    def client(user: str, tenant: str = "default") -> Client:
-        return Client(stack.http, stack.make_keys(user, tenant=tenant, scopes=SCOPES)[0])
-
-    system = Attacked(
-        stack,
-        attacker=client("attacker"),
-        bystander=client("bystander"),
-        colleague=client("colleague"),
-        namesake=client("attacker", "umbrella"),
+    system = attacked_by_new_users(
+        request.getfixturevalue(getattr(request, "param", "stack")), "default", "umbrella"
     )
     # The first turns load what later turns keep in memory.
     system.check_answered()
     return system
 
 
+def attacked_by_new_users(stack: Stack, tenant: str, other_tenant: str) -> Attacked:
+    def client(user: str, tenant: str = tenant) -> Client:
+        return Client(stack.http, stack.make_keys(user, tenant=tenant, scopes=SCOPES)[0])
+
+    return Attacked(
+        stack,
+        attacker=client("attacker"),
+        bystander=client("bystander"),
+        colleague=client("colleague"),
+        namesake=client("attacker", other_tenant),
+    )
+
+
+NUMBERS = itertools.count(1)
+
+
 @pytest.fixture
 def attacked(attacked_system: Attacked) -> Iterator[Attacked]:
-    """Return the system, and check after the attack that it did no harm."""
-    attacked_system.record()
-    yield attacked_system
-    attacked_system.check()
+    """Return the system with new users, and check after the attack that it did no harm.
+
+    The quotas of the new users are unused.
+    """
+    number = next(NUMBERS)
+    system = attacked_by_new_users(attacked_system.stack, f"acme-{number}", f"umbrella-{number}")
+    system.record()
+    yield system
+    system.check()
