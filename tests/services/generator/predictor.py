@@ -271,6 +271,10 @@ async def predictor_server(
         assert runner.addresses
         yield int(runner.addresses[0][1])
     finally:
+        # A connection that is accepted at this moment needs more turns of the event loop than the
+        # one of `cleanup` until the runner knows it, and would stay open.
+        await site.stop()
+        await asyncio.sleep(0.01)
         await runner.cleanup()
 
 
