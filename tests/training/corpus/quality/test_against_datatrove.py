@@ -12,6 +12,7 @@ from tests.support.quality_texts import (
     urls,
 )
 from training.corpus.document import Document, Verdict
+from training.corpus.quality.gopher import LONG_TEXT
 from training.corpus.quality.steps import QualityConfig, QualityRules, fineweb2_limits
 from training.corpus.quality.url_lists import packaged_lists
 from training.corpus.quality.urls import UrlFilter
@@ -46,9 +47,9 @@ RULES = {
     "fineweb duplicate line characters": "char_dup_ratio",
     "fineweb line breaks": "list_ratio",
 }
-# Far too long texts are dropped before their words and n-grams are counted. datatrove's filter
-# drops them as well, for example for their repeated n-grams.
-FIRST_OF_OURS = "gopher many words"
+# This rule drops texts above LONG_TEXT before their n-grams are counted. datatrove's filter drops
+# them as well, for example for their repeated n-grams.
+FIRST_OF_LONG = "gopher many words"
 # Entries of the lists that datatrove's filter cannot match.
 ONLY_OURS = {"listed url", "listed host", "listed parent domain"}
 
@@ -65,9 +66,8 @@ def differences(texts: list[str], language: str, document: Callable[..., Documen
     for number, (text, their) in enumerate(zip(texts, theirs.results, strict=True)):
         result = rules(document(text, language))
         if isinstance(result, Verdict):
-            same = RULES[result.rule] == their["reason"] or (
-                result.rule == FIRST_OF_OURS and their["reason"] != ""
-            )
+            is_first = result.rule == FIRST_OF_LONG and len(text) > LONG_TEXT
+            same = their["reason"] != "" if is_first else RULES[result.rule] == their["reason"]
         else:
             same = their == {"reason": "", "text": result.text}
         if not same:
