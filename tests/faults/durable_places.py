@@ -374,7 +374,7 @@ def _crawl(root: Path) -> Iterator[Step]:
     folder = root / "0001"
     make_directory(folder)
     with closing(Frontier(folder)) as frontier, closing(Archive(folder, 6_000, "test")) as archive:
-        archive.resume(frontier.get("file"), int(frontier.get("length") or 0))
+        archive.resume(*frontier.archive_end)
 
         def step(number: int) -> None:
             target = Target(f"http://h.example/{number}", 0)

@@ -197,7 +197,7 @@ def crawl_into(settings: CrawlSettings, out: Path, *, is_recrawl: bool) -> int:
     try:
         check_identity(frontier.get("settings"), settings, folder)
         frontier.set("settings", identity_text(settings))
-        archive.resume(frontier.get("file"), int(frontier.get("length") or 0))
+        archive.resume(*frontier.archive_end)
         if is_continued:
             print(f"{folder}: continuing with {frontier.queued():,} URLs queued", file=sys.stderr)
         crawl = Crawl(

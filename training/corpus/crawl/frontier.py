@@ -171,6 +171,11 @@ class Frontier:
         """Set a value of the crawl; the next commit makes it durable."""
         self._database.execute("INSERT OR REPLACE INTO state VALUES (?, ?)", (name, value))
 
+    @property
+    def archive_end(self) -> tuple[str, int]:
+        """Return the end of the archive at the last commit; ("", 0) before the first."""
+        return self.get("file"), int(self.get("length") or 0)
+
     def commit(self, file: str, length: int) -> None:
         """Make all changes durable.
 

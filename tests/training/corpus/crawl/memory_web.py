@@ -142,7 +142,7 @@ def crawl_into(
     earlier = (previous, Frontier(previous)) if previous else None
     archive = Archive(folder, settings.file_bytes, settings.agent)
     try:
-        archive.resume(frontier.get("file"), int(frontier.get("length") or 0))
+        archive.resume(*frontier.archive_end)
         crawl = Crawl(settings, frontier, archive, earlier)
         simulate(crawl.run(web))
         write_log(frontier, folder / "log.jsonl")
