@@ -1,11 +1,13 @@
 """Training and service agree on normalisation, buckets and scores of any text."""
 
+import sys
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.guardrail.detection import classifier as service_classifier
-from services.guardrail.detection import normalization
+from services.guardrail.detection import folding, normalization
 from services.guardrail.settings import WEIGHTS_DIRECTORY
 from training.recipes.guardrail import features as training_features
 from training.recipes.guardrail import fit
@@ -17,6 +19,15 @@ TEXTS = st.one_of(st.text(), st.text("aeо bсtі0413@!?'\n\u200b", max_size=80)
 @given(TEXTS)
 def test_normalisation_equals_the_service(text: str) -> None:
     assert training_features.plain(text) == normalization.plain(text)
+
+
+def test_every_character_is_folded_as_in_the_service() -> None:
+    differences = [
+        f"U+{code:04X}"
+        for code in range(sys.maxunicode + 1)
+        if training_features._fold(code) != folding._fold(code)
+    ]
+    assert differences == []
 
 
 @given(st.one_of(TEXTS, st.text("ab c", max_size=1_500)))

@@ -126,7 +126,7 @@ def test_microbatches_do_not_change_the_gradient(config: PretrainConfig, packing
         initialise(decoder, 1)
         found.append(gradient_of(config, rows, decoder))
     (loss, whole), (split_loss, split) = found
-    assert split_loss == pytest.approx(loss, abs=1e-6)
+    assert split_loss == pytest.approx(loss, rel=1e-5)
     for one, other in zip(whole, split, strict=True):
         assert one.grad is not None
         assert other.grad is not None

@@ -27,9 +27,12 @@ PAIR_MULTIPLIER = np.uint32(0x85EBCA6B)
 INVISIBLE = ("Cc", "Cf", "Mn", "Me", "Co", "Cn")
 INVISIBLE_LETTERS = "\u3164\uffa0\u115f\u1160"
 BLANKS = "\u2800\ufffc"
-# Letters with a stroke or hook, and small capitals, have no decomposition but a name.
+# Letters with a stroke or hook, small capitals, letters in filled circles or squares and those of
+# flags have no decomposition but a name.
 LATIN_NAME = re.compile(
-    r"LATIN LETTER SMALL CAPITAL ([A-Z])|LATIN SMALL LETTER ([A-Z]) WITH [A-Z -]+"
+    r"(?:LATIN LETTER SMALL CAPITAL|REGIONAL INDICATOR SYMBOL LETTER|"
+    r"(?:CROSSED )?NEGATIVE (?:CIRCLED|SQUARED) LATIN CAPITAL LETTER) ([A-Z])"
+    r"|LATIN SMALL LETTER ([A-Z]) WITH [A-Z -]+"
 )
 MAX_FOLDS = 65_536
 LOOKALIKES = (
