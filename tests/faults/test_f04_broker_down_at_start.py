@@ -11,6 +11,8 @@ import pytest
 from thumbwheel.feedback.v1 import feedback_pb2
 
 from tests.faults.feedback import (
+    SPOOL_ACK_SECONDS,
+    WATCHDOG_SECONDS,
     Clients,
     Stack,
     local_replica,
@@ -20,9 +22,7 @@ from tests.faults.feedback import (
 )
 from tests.services.feedback.samples import thumb
 
-# An acknowledgement that waits for a broker takes seconds; from the spool a busy machine took 58
-# ms.
-ACK_SECONDS, LAG_SECONDS = 0.5, 30.0
+LAG_SECONDS = 30.0
 
 
 @pytest.mark.long
@@ -34,7 +34,7 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
 ) -> None:
     await asyncio.to_thread(feedback_stack.kafka.kill)
     relayed = metric_value("relayed_total", stream="feedback")
-    async with local_replica(feedback_stack, relay_watchdog_seconds=2) as stub:
+    async with local_replica(feedback_stack, relay_watchdog_seconds=WATCHDOG_SECONDS) as stub:
         clients = Clients([stub])
         assert (
             await record(stub, thumb("first", message="m"))
@@ -46,7 +46,7 @@ async def test_f04_without_a_broker_the_service_starts_and_acknowledges(
             "there was a broker after all"
         )
         await wait_for_lag_metric()
-        assert clients.ack_percentile(0.5) <= ACK_SECONDS
+        assert clients.ack_percentile(0.5) < SPOOL_ACK_SECONDS
         await asyncio.to_thread(feedback_stack.kafka.start)
         drained = await wait_until_sunk(feedback_stack, clients.history)
         assert metric_value("relay_lag_events", stream="feedback") == 0
