@@ -99,7 +99,7 @@ async def test_f39_thousands_of_streams_are_all_served(
     # The test is about the capacity of the process, not about admission. One process of fakes
     # stands in for five services, and each turn has several calls in it.
     most = 5 * streams
-    doors = {"max_concurrent_rpcs": most, "sure_concurrent_rpcs": most}
+    doors = {"max_concurrent_rpcs": most, "sure_concurrent_rpcs": most, "max_caller_rpcs": 0}
     turns = {"max_turns": most, "sure_turns": most, "max_turns_per_user": 0}
     waits = ("turn", "guard", "session", "enhancer", "finish", "first_text", "idle")
     settings = doors | turns | {f"{wait}_seconds": SECONDS for wait in waits}

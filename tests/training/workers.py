@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
+from training.artifacts.manifest import verify_manifest
 from training.runtime.context import Progress
 
 PRELOADED = [
@@ -144,6 +145,17 @@ def tell(steps: Sequence[Progress], into: Path, run: str, rank: int) -> None:
 def weights(directory: Path) -> dict[str, torch.Tensor]:
     """Return the weights of an output model."""
     return load_file(directory / "model.safetensors")
+
+
+def reported(directory: Path) -> dict[str, float]:
+    """Return the numbers in the report of an output model, nested ones by dotted name."""
+    found: dict[str, object] = {}
+    for name, value in verify_manifest(directory).report.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+        else:
+            found[name] = value
+    return {name: value for name, value in found.items() if isinstance(value, int | float)}
 
 
 def apart(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:

@@ -15,8 +15,7 @@ from tests.training.layouts import NORMS_HEADS
 from tests.training.rl.toy import toy_decoder
 from tests.training.stages.rows import pair_rows
 from tests.training.toys import sft_rows, toy_model, write_lines
-from tests.training.workers import run_workers
-from training.artifacts.manifest import verify_manifest
+from tests.training.workers import reported, run_workers
 from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.lora import LoraConfig, add_adapter
@@ -105,10 +104,7 @@ def test_stages_write_the_same_as_one_process(name: str, whole_stages: Path) -> 
     world, layout = LAYOUTS[name]
     run_workers(STAGES, world, whole_stages, name, json.dumps(layout))
     for made in ("full", "reward") if name == "tensor" else ("full", "adapted", "reward"):
-        reports = [verify_manifest(whole_stages / by / made).report for by in ("one", name)]
-        one, other = (
-            {key: value for key, value in report.items() if value is not None} for report in reports
-        )
+        one, other = (reported(whole_stages / by / made) for by in ("one", name))
         assert other == pytest.approx(one, rel=1e-4, abs=1e-5), made
         weights = [
             load_file(whole_stages / by / made / "model.safetensors") for by in ("one", name)
