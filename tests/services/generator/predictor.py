@@ -272,9 +272,11 @@ async def predictor_server(
         yield int(runner.addresses[0][1])
     finally:
         # A connection that is accepted at this moment needs more turns of the event loop than the
-        # one of `cleanup` until the runner knows it, and would stay open.
+        # one of `cleanup` until the runner knows it, and would stay open. A sleep of some time is
+        # a single turn if the turn before it took longer.
         await site.stop()
-        await asyncio.sleep(0.01)
+        for _ in range(10):
+            await asyncio.sleep(0)
         await runner.cleanup()
 
 
