@@ -52,7 +52,7 @@ IDENTITY = ((TENANT_KEY, ADA.tenant), (USER_KEY, ADA.user), (REQUEST_KEY, "r"))
 CONVERSATIONS = 6
 # An acknowledgement that waits for Kafka during an outage takes at least the watchdog's seconds; on
 # a busy machine half of those from the spool took up to 83 ms.
-WATCHDOG_SECONDS, SPOOL_ACK_SECONDS = 2.0, 1.0
+WATCHDOG_SECONDS, SPOOL_ACK_SECONDS = 2.0, 0.5
 CALL_SECONDS = 15.0
 # Test machines may be busy, so durations are asserted only in explicit places.
 TIMEOUT_SECONDS = 120.0

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from training.artifacts.manifest import verify_manifest
 from training.runtime.context import Progress
 
 PRELOADED = [
@@ -147,15 +148,18 @@ def weights(directory: Path) -> dict[str, torch.Tensor]:
     return load_file(directory / "model.safetensors")
 
 
-def reported(directory: Path) -> dict[str, float]:
-    """Return the numbers in the report of an output model, nested ones by dotted name."""
-    found: dict[str, object] = {}
-    for name, value in verify_manifest(directory).report.items():
+def require_same_report(
+    one: Mapping[str, Any], other: Mapping[str, Any], rel: float, absolute: float
+) -> None:
+    """Compare two reports of output models: floats within the limits, all else exactly."""
+    assert one.keys() == other.keys()
+    for name, value in one.items():
         if isinstance(value, Mapping):
-            found |= {f"{name}.{key}": inner for key, inner in value.items()}
+            require_same_report(value, other[name], rel, absolute)
+        elif isinstance(value, float):
+            assert other[name] == pytest.approx(value, rel=rel, abs=absolute), name
         else:
-            found[name] = value
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+            assert other[name] == value, name
 
 
 def apart(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor]) -> float:

@@ -15,7 +15,8 @@ from tests.training.layouts import NORMS_HEADS
 from tests.training.rl.toy import toy_decoder
 from tests.training.stages.rows import pair_rows
 from tests.training.toys import sft_rows, toy_model, write_lines
-from tests.training.workers import reported, run_workers
+from tests.training.workers import require_same_report, run_workers
+from training.artifacts.manifest import verify_manifest
 from training.errors import ConfigError
 from training.model.backbone import Backbone
 from training.model.lora import LoraConfig, add_adapter
@@ -104,8 +105,8 @@ def test_stages_write_the_same_as_one_process(name: str, whole_stages: Path) -> 
     world, layout = LAYOUTS[name]
     run_workers(STAGES, world, whole_stages, name, json.dumps(layout))
     for made in ("full", "reward") if name == "tensor" else ("full", "adapted", "reward"):
-        one, other = (reported(whole_stages / by / made) for by in ("one", name))
-        assert other == pytest.approx(one, rel=1e-4, abs=1e-5), made
+        one, other = (verify_manifest(whole_stages / by / made).report for by in ("one", name))
+        require_same_report(one, other, rel=1e-4, absolute=1e-5)
         weights = [
             load_file(whole_stages / by / made / "model.safetensors") for by in ("one", name)
         ]

@@ -7,7 +7,8 @@ import pytest
 
 from tests.support.errors import refused
 from tests.training.pipelines import configs, write_data
-from tests.training.workers import Layouts, apart, reported, run_workers, weights
+from tests.training.workers import Layouts, apart, require_same_report, run_workers, weights
+from training.artifacts.manifest import verify_manifest
 from training.errors import ConfigError
 from training.parallelism.layout import Parallelism
 from training.stages.pretrain_config import SampleConfig
@@ -58,8 +59,8 @@ def test_every_layout_trains_like_one_process(name: str, run: str, layouts: Path
     assert LAYOUTS.figures(layouts, "one", run).keys() == LAYOUTS.figures(layouts, name, run).keys()
     assert {"1 gradient_norm", "4 loss"} <= LAYOUTS.figures(layouts, name, run).keys()
     require_same(layouts, "one", name, run)
-    one, other = (reported(layouts / by / run) for by in ("one", name))
-    assert other == pytest.approx(one, rel=2e-5, abs=1e-6)
+    one, other = (verify_manifest(layouts / by / run).report for by in ("one", name))
+    require_same_report(one, other, rel=2e-5, absolute=1e-6)
 
 
 @pytest.mark.long
