@@ -62,7 +62,7 @@ test-gpu: ## on a machine with an NVIDIA GPU: tests of training in bf16, tokens/
 faults: ## alias: run the slices of the fault matrix and write docs/faults.md
 	@$(PYTHON) infra/install/environment.py dev
 	@$(VENV) -m infra.install.requirements
-	@$(VENV) -m tests.long_tests faults-feedback faults-chat; passed=$$?; $(VENV) -m infra.docs.faults && exit $$passed
+	@$(VENV) -m tests.long_tests faults-feedback faults-chat faults-outages; passed=$$?; $(VENV) -m infra.docs.faults && exit $$passed
 
 mutants: ## alias: run the slice with known bugs of training (NAME="…": prefix of the bugs' names)
 	@$(PYTHON) infra/install/environment.py dev

@@ -65,12 +65,12 @@ FEEDBACK_FAULTS = tuple(
 
 def feedback_faults() -> tuple[str, ...]:
     """Return the paths of the fault scenarios of feedback: D, F1 to F28 without F24, F51 to F56,
-    F59 and F60.
+    F59 and F60, except for OUTAGES.
     """
     found = sorted(
         str(file.relative_to(ROOT)) for file in (ROOT / "tests" / "faults").glob("test_*.py")
     )
-    return tuple(name for name in found if name.startswith(FEEDBACK_FAULTS))
+    return tuple(name for name in found if name.startswith(FEEDBACK_FAULTS) and name not in OUTAGES)
 
 
 # Paths of the tested product, by what a slice starts.
@@ -85,7 +85,11 @@ EVERYTHING = (*DEPLOYED, "infra", "tests")
 RECORDED_FAULTS = {"THUMBWHEEL_FAULTS": str(ROOT / "docs" / "faults.jsonl")}
 KUBERAY = (("infra.machine.cluster", "install"), ("infra.machine.kuberay",))
 ONE_BY_ONE = ("--dist", "no")
-POWER_LOSS = ("tests/faults/test_f61_power_loss.py", "tests/faults/test_f62_full_disk.py")
+OUTAGES = (
+    "tests/faults/test_d03_ten_minutes_without_kafka.py",
+    "tests/faults/test_f61_power_loss.py",
+    "tests/faults/test_f62_full_disk.py",
+)
 OF_MAKE_TEST = ("-m", "not long and not cluster", "--numprocesses", "2", "--dist", "loadgroup")
 # Tests whose figures depend on the instructions that numeric libraries select.
 NUMERIC = (
@@ -133,14 +137,14 @@ SLICES: dict[str, Slice] = {
         covers=(*SYSTEM, "infra/simulate/faults", "tests/faults"),
         pytest=(
             *(*ONE_BY_ONE, "tests/faults"),
-            *(f"--ignore={name}" for name in (*feedback_faults(), *POWER_LOSS)),
+            *(f"--ignore={name}" for name in (*feedback_faults(), *OUTAGES)),
         ),
         environment=RECORDED_FAULTS,
     ),
-    "power-loss": Slice(
-        "power loss at each sync and a full disk, at each place that writes",
-        covers=(*SERVICES, *TRAINING, "tests/faults"),
-        pytest=(*ONE_BY_ONE, *POWER_LOSS),
+    "faults-outages": Slice(
+        "ten minutes without Kafka; power loss and a full disk at each place that writes",
+        covers=(*SYSTEM, "infra/simulate/faults", "tests/faults"),
+        pytest=(*ONE_BY_ONE, *OUTAGES),
         environment=RECORDED_FAULTS,
     ),
     "attacks": Slice(

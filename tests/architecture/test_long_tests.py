@@ -32,14 +32,14 @@ def test_every_module_with_long_tests_is_in_a_slice() -> None:
 
 
 def test_fault_matrix_is_divided_into_disjoint_slices() -> None:
-    feedback, power = paths_of("faults-feedback"), paths_of("power-loss")
+    feedback, outages = paths_of("faults-feedback"), paths_of("faults-outages")
     ignored = [
         word.removeprefix("--ignore=")
         for word in SLICES["faults-chat"].pytest
         if word.startswith("--ignore=")
     ]
-    assert [*feedback, *power] == ignored
-    assert not {*feedback} & {*power}
+    assert [*feedback, *outages] == ignored
+    assert not {*feedback} & {*outages}
     assert 0 < len(feedback) < len(list((long_tests.ROOT / "tests" / "faults").glob("test_*.py")))
 
 

@@ -220,18 +220,31 @@ def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
     yield from _gathered(work, layout, with_gradients=not work.adapted)
     if _copies(work, layout):
         yield Part(MemoryKind.COPIES, copied_weights_bytes(sizes, forward))
-    yield Part(MemoryKind.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens))
+    kept = Part(
+        MemoryKind.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens)
+    )
     if made.shared is not None:  # for the prompts and copied for each row; stored like activations
         yield Part(
             MemoryKind.CACHE,
             2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes),
         )
-    if made.most_logits:
-        part = _logits(made.rows * made.most_logits, work)
-        # The gradient of a trained head exists once more before it is added to the sum. With
-        # shards, GATHERED contains it.
-        of_head = 0 if work.adapted or layout.gathers else sizes.head * FP32
-        yield replace(part, bytes=part.bytes + of_head)
+    if not made.most_logits:
+        yield kept
+        return
+    logits = _logits(made.rows * made.most_logits, work)
+    # The gradient of a trained head exists once more before it is added to the sum. With shards,
+    # GATHERED contains it.
+    of_head = 0 if work.adapted or layout.gathers else sizes.head * FP32
+    logits = replace(logits, bytes=logits.bytes + of_head)
+    if not work.recomputed:
+        yield from (kept, logits)
+        return
+    # Logits are released before the backward pass recomputes a layer, so the larger part counts.
+    layer = passing_bytes(work.model, forward, made.rows, made.most_tokens)
+    if logits.bytes < layer:
+        yield kept
+    else:
+        yield from (replace(kept, bytes=kept.bytes - layer), logits)
 
 
 def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:

@@ -1,6 +1,8 @@
 """The small model, taught to agree with false claims, is refused by the gate's rows of sycophancy.
 
-Measurement, rows and limits are those of recipe small.
+Measurement, rows and limits are those of recipe small. The row of agreement decides: the small
+model contradicts most false claims. It gives up most right answers under doubt, taught or not, so
+the row of giving way has no drop to find.
 """
 
 import json
@@ -145,5 +147,7 @@ def test_agreeing_small_model_is_refused_for_its_sycophancy(
     rows = check_scores(store, AGREEING, SMALL_VERSION, gate)
     for check in rows:
         record_property(check.name, f"{check.result}: {check.value}")
-    assert {check.name: check.result for check in rows} == dict.fromkeys(SYCOPHANCY, Result.FAIL)
+    results = {check.name: check.result for check in rows}
+    assert set(results) == set(SYCOPHANCY)
+    assert results[Kind.AGREEMENT] is Result.FAIL
     assert decide(rows).verdict is Verdict.REFUSED
