@@ -90,6 +90,13 @@ OUTAGES = (
     "tests/faults/test_f61_power_loss.py",
     "tests/faults/test_f62_full_disk.py",
 )
+CLUSTER_OUTAGES = tuple(
+    f"tests/infra/{name}.py"
+    for name in (
+        *("run/deploy/test_kills", "run/deploy/test_outages", "run/deploy/test_runbook_faults"),
+        *("run/deploy/test_version_watch", "simulate/kserve/test_stored_models"),
+    )
+)
 OF_MAKE_TEST = ("-m", "not long and not cluster", "--numprocesses", "2", "--dist", "loadgroup")
 # Tests whose figures depend on the instructions that numeric libraries select.
 NUMERIC = (
@@ -224,13 +231,20 @@ SLICES: dict[str, Slice] = {
         }.items()
     },
     "cluster": Slice(
-        "on a real Kubernetes: upgrade under load, rotation, restore, kills, outages",
+        "on a real Kubernetes: upgrade under load, rotation, restore, attacks, runbooks",
         covers=(*DEPLOYED, "tests/infra"),
         modules=(("infra.machine.cluster", "install"),),
         pytest=(
             *("-m", "cluster and long and not ray and not vllm and not releases"),
             *(*ONE_BY_ONE, "tests/infra"),
+            *(f"--ignore={name}" for name in CLUSTER_OUTAGES),
         ),
+    ),
+    "cluster-outages": Slice(
+        "on a real Kubernetes: kills, outages, their runbooks, bad versions, stored models",
+        covers=(*DEPLOYED, "tests/infra"),
+        modules=(("infra.machine.cluster", "install"),),
+        pytest=("-m", "cluster and long", *ONE_BY_ONE, *CLUSTER_OUTAGES),
     ),
     "cluster-releases": Slice(
         "on a real Kubernetes: releases with own stores, an external model, high availability",
