@@ -1,5 +1,6 @@
 """The catalogue of images matches the clone, and both ways of building agree."""
 
+import ast
 import re
 from pathlib import Path
 
@@ -28,6 +29,49 @@ def test_every_service_is_in_an_image_and_paths_exist() -> None:
     assert [path for path in listed if not (ROOT / path).exists()] == []
     locks = [lock for image in CATALOGUE.images.values() for lock in locks_of(image)]
     assert [lock for lock in locks if not (ROOT / lock).exists()] == []
+
+
+def imports_of(file: Path) -> list[str]:
+    """Return the modules that a file imports when it is imported itself.
+
+    Imports of names are listed as modules, too, where a module of that name exists.
+    """
+    found = []
+    pending: list[ast.AST] = [ast.parse(file.read_text())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        pending += ast.iter_child_nodes(node)
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+            found += [node.module, *(name for name in names if files_of(name))]
+    return found
+
+
+def files_of(module: str) -> list[Path]:
+    """Return the files of a module of this project; none for other modules and for names."""
+    path = ROOT.joinpath(*module.split("."))
+    return [file for file in (path.with_suffix(".py"), path / "__init__.py") if file.exists()]
+
+
+@pytest.mark.parametrize("name", CATALOGUE.images)
+def test_image_contains_the_modules_that_its_code_imports(name: str) -> None:
+    listed = [ROOT / path for path in CATALOGUE.images[name].paths]
+    inside = {file for path in listed for file in (path, *path.rglob("*.py"))}
+    sources = [file for file in inside if file.suffix == ".py"]
+    absent = {
+        f"{file.relative_to(ROOT)} imports {module}"
+        for file in sources
+        for module in imports_of(file)
+        if (found := files_of(module)) and not {*found} & inside
+    }
+    assert sources
+    assert absent == set()
 
 
 def test_images_that_read_presets_contain_the_presets() -> None:
