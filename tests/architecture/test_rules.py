@@ -11,6 +11,7 @@ import pytest
 
 from infra.check.readability import PRODUCT, crowded_folders, read
 from infra.service_table import service_table
+from tests.architecture.imports import imported, parse
 
 ROOT = Path(__file__).resolve().parents[2]
 CODE = (
@@ -154,28 +155,6 @@ def code_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     )
     docstring = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
     return (node.end_lineno or 0) - node.lineno + 1 - docstring
-
-
-@functools.cache
-def parse(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
-
-
-@functools.cache
-def imported(file: Path, run_time: bool = False) -> list[str]:
-    """Return the imported modules and names; with `run_time` without `if TYPE_CHECKING:`."""
-    found = []
-    pending: list[ast.AST] = [parse(file)]
-    while pending:
-        node = pending.pop()
-        if run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        pending += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-    return found
 
 
 @functools.cache

@@ -1,6 +1,5 @@
 """The catalogue of images matches the clone, and both ways of building agree."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from infra.machine.images.containerfile import render
 from infra.machine.servers.errors import ServerError
 from infra.machine.servers.installation import BUBBLEWRAP_PROGRAM
 from services.generator.answering.presets import PRESETS_FILE
+from tests.architecture.imports import imported
 from tests.support.errors import refused
 from training.benchmarks.data import DATA_LOCK
 from training.corpus.quality import content, url_lists
@@ -31,28 +31,6 @@ def test_every_service_is_in_an_image_and_paths_exist() -> None:
     assert [lock for lock in locks if not (ROOT / lock).exists()] == []
 
 
-def imports_of(file: Path) -> list[str]:
-    """Return the modules that a file imports when it is imported itself.
-
-    Imports of names are listed as modules, too, where a module of that name exists.
-    """
-    found = []
-    pending: list[ast.AST] = [ast.parse(file.read_text())]
-    while pending:
-        node = pending.pop()
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            continue
-        pending += ast.iter_child_nodes(node)
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
-            found += [node.module, *(name for name in names if files_of(name))]
-    return found
-
-
 def files_of(module: str) -> list[Path]:
     """Return the files of a module of this project; none for other modules and for names."""
     path = ROOT.joinpath(*module.split("."))
@@ -67,7 +45,7 @@ def test_image_contains_the_modules_that_its_code_imports(name: str) -> None:
     absent = {
         f"{file.relative_to(ROOT)} imports {module}"
         for file in sources
-        for module in imports_of(file)
+        for module in imported(file, run_time=True, in_functions=False)
         if (found := files_of(module)) and not {*found} & inside
     }
     assert sources
