@@ -13,7 +13,7 @@ Sizes: d hidden, F intermediate, Q and K all query and key-value heads together,
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 from training.losses.log_probs import STORED_LOGITS
@@ -220,31 +220,28 @@ def _learning(made: Pass, work: Work, layout: Layout) -> Iterator[Part]:
     yield from _gathered(work, layout, with_gradients=not work.adapted)
     if _copies(work, layout):
         yield Part(MemoryKind.COPIES, copied_weights_bytes(sizes, forward))
-    kept = Part(
-        MemoryKind.ACTIVATIONS, kept_bytes(work.model, forward, made.rows, made.most_tokens)
-    )
+    activations = kept_bytes(work.model, forward, made.rows, made.most_tokens)
+    logits = 0.0
+    if made.most_logits:
+        # The gradient of a trained head exists once more before it is added to the sum. With
+        # shards, GATHERED contains it.
+        of_head = 0 if work.adapted or layout.gathers else sizes.head * FP32
+        logits = _logits(made.rows * made.most_logits, work).bytes + of_head
+    if work.recomputed:
+        # Logits are released before a layer is recomputed, so only the larger part counts.
+        layer = passing_bytes(work.model, forward, made.rows, made.most_tokens)
+        if logits < layer:
+            logits = 0.0
+        else:
+            activations -= layer
+    yield Part(MemoryKind.ACTIVATIONS, activations)
     if made.shared is not None:  # for the prompts and copied for each row; stored like activations
         yield Part(
             MemoryKind.CACHE,
             2 * made.rows * made.most_tokens * cache_bytes(work, layout, forward.product_bytes),
         )
-    if not made.most_logits:
-        yield kept
-        return
-    logits = _logits(made.rows * made.most_logits, work)
-    # The gradient of a trained head exists once more before it is added to the sum. With shards,
-    # GATHERED contains it.
-    of_head = 0 if work.adapted or layout.gathers else sizes.head * FP32
-    logits = replace(logits, bytes=logits.bytes + of_head)
-    if not work.recomputed:
-        yield from (kept, logits)
-        return
-    # Logits are released before the backward pass recomputes a layer, so the larger part counts.
-    layer = passing_bytes(work.model, forward, made.rows, made.most_tokens)
-    if logits.bytes < layer:
-        yield kept
-    else:
-        yield from (replace(kept, bytes=kept.bytes - layer), logits)
+    if logits:
+        yield Part(MemoryKind.LOGITS, logits)
 
 
 def _reading(made: list[Pass], work: Work, layout: Layout) -> Iterator[Part]:
