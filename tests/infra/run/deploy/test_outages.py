@@ -22,20 +22,24 @@ from tests.infra.run.deploy.retrying_users import (
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.slow, pytest.mark.timeout(900)]
 
 STREAMS, CALLS_A_SECOND = 10, 5
+# The chart's default. Components that watch the API, such as CoreDNS, reconnect after a failure
+# with delays of many seconds; until then old pods must stay.
+UNTIL_RECONNECTED: dict[str, Any] = {"rollout": {"minReadySeconds": 30}}
 GO_ON = "go on after an upgrade that was cut off"
 
 
 def test_upgrade_resumes_after_failure_of_the_control_plane(
     deployed: Deployed, tmp_path: Path, record_property: Any
 ) -> None:
-    deployed.install(TWO_REPLICAS, annotated("before"))
+    deployed.install(TWO_REPLICAS, UNTIL_RECONNECTED, annotated("before"))
     before = deployed.pods(*SERVICES, "predictor")
     with running_load(deployed, STREAMS, CALLS_A_SECOND) as people:
         error = interrupted_upgrade(
             deployed, lambda: kill_programs(deployed, "kube-apiserver", "etcd")
         )
         record_property("cut off", error)
-        page.run(deployed, GO_ON, tmp_path, deployed.values(TWO_REPLICAS, annotated("after")))
+        values = deployed.values(TWO_REPLICAS, UNTIL_RECONNECTED, annotated("after"))
+        page.run(deployed, GO_ON, tmp_path, values)
         deployed.settle()
     observed = people.observed
     record_property("answers", observed["answers"])
@@ -53,7 +57,7 @@ def interrupted_upgrade(deployed: Deployed, strike: Any) -> str:
 
     def upgrade() -> None:
         try:
-            deployed.install(TWO_REPLICAS, annotated("after"))
+            deployed.install(TWO_REPLICAS, UNTIL_RECONNECTED, annotated("after"))
         except ClusterError as error:
             errors[0] = str(error)
 
