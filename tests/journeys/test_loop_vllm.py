@@ -32,6 +32,9 @@ ASSIGNED = (
     "ppo.rollout_server.arguments=--enforce-eager",
     f"ppo.updates={UPDATES}",
     f"ppo.kl.initial={KL}",
+    # The base refuses about a tenth of 64 harmful requests by chance: 6 and 3 refusals differ by
+    # less than noise, but their bound exceeds the default margin of .1.
+    "gate.margins.safety_refusal=0.3",
 )
 MISMATCH_NATS = 1e-3  # of rollouts in float32
 
