@@ -119,6 +119,18 @@ VLLM_ADAPTERS = "tests/services/generator/test_vllm_adapters.py"
 VLLM_LOOP = "tests/journeys/test_loop_vllm.py"
 APART = (CANDIDATES, SMALL, LIFE, VLLM, VLLM_SYSTEM, VLLM_LOOP, VLLM_ADAPTERS)  # own slices
 WITH_VLLM = ("tests/training/rl/rollout_server/test_vllm.py", "tests/gpu/test_rollouts.py")
+CLUSTER_VLLM = (
+    "tests/infra/run/deploy/test_vllm_loop.py",
+    "tests/infra/simulate/kserve/test_vllm_pods.py",
+)
+
+
+def without(*names: str) -> tuple[str, ...]:
+    """Return patterns of git that leave out test modules, which other slices run."""
+    return tuple(f":!{name}" for name in names)
+
+
+ON_CLUSTER = (*DEPLOYED, "tests/infra", *without(*CLUSTER_VLLM))
 
 
 def numeric_slice(instructions: str, values: tuple[str, str, str, str]) -> Slice:
@@ -183,6 +195,7 @@ SLICES: dict[str, Slice] = {
         covers=(
             *DEPLOYED,
             *("infra", "tests/journeys", "tests/services", "tests/infra", "tests/charts"),
+            *without(*APART, *CLUSTER_VLLM),
         ),
         pytest=(
             *("-m", "long and not cluster", *ONE_BY_ONE),
@@ -232,7 +245,7 @@ SLICES: dict[str, Slice] = {
     },
     "cluster": Slice(
         "on a real Kubernetes: upgrade under load, rotation, restore, attacks, runbooks",
-        covers=(*DEPLOYED, "tests/infra"),
+        covers=ON_CLUSTER,
         modules=(("infra.machine.cluster", "install"),),
         pytest=(
             *("-m", "cluster and long and not ray and not vllm and not releases"),
@@ -242,13 +255,16 @@ SLICES: dict[str, Slice] = {
     ),
     "cluster-outages": Slice(
         "on a real Kubernetes: kills, outages, their runbooks, bad versions, stored models",
-        covers=(*DEPLOYED, "tests/infra"),
+        covers=ON_CLUSTER,
         modules=(("infra.machine.cluster", "install"),),
         pytest=("-m", "cluster and long", *ONE_BY_ONE, *CLUSTER_OUTAGES),
     ),
     "cluster-releases": Slice(
         "on a real Kubernetes: releases with own stores, an external model, high availability",
-        covers=(*SERVICES, "training/errors.py", *CHART, "tests/infra"),
+        covers=(
+            *(*SERVICES, "training/errors.py", *CHART, "tests/infra"),
+            *without(*CLUSTER_VLLM),
+        ),
         modules=(("infra.machine.cluster", "install"),),
         pytest=("-m", "cluster and long and releases", *ONE_BY_ONE, "tests/infra"),
     ),
@@ -260,7 +276,7 @@ SLICES: dict[str, Slice] = {
     ),
     "cluster-training": Slice(
         "on a real Kubernetes: turns of the loop as Jobs and as RayJobs",
-        covers=(*DEPLOYED, "tests/infra"),
+        covers=ON_CLUSTER,
         modules=KUBERAY,
         pytest=("-m", "cluster and long and ray", *ONE_BY_ONE, "tests/infra"),
     ),

@@ -36,9 +36,11 @@ STORE = "models"
 THUMBS = 1500
 UPDATES = 30
 # Answers of this model to questions outside its world are noise. Two runs made them 75 and 132 %
-# longer, and the gate refused the second one with the margin of 100 % in LOOP. The subject here is
-# the path beyond the gate, not the quality of the version.
+# longer, and the gate refused the second one with the margin of 100 % in LOOP. Refusals are few
+# items: a run that refused 14 of 18 (before: 16) and 1 of 64 (before: 6) was held. The subject here
+# is the path beyond the gate, not the quality of the version.
 STYLE = "gate.margins.style_length"
+REFUSALS = ("gate.refusal_drop=0.5", "gate.margins.safety_refusal=0.3")
 RUN_SECONDS = 2700.0
 WORKER = "ray.io/node-type=worker"
 # The highest use of memory of a container since its start, in bytes: cgroup v2, or v1.
@@ -75,7 +77,8 @@ def values(deployed: Deployed) -> dict[str, Any]:
         "arguments": ["--enforce-eager"],
     }
     arguments = [f"{STYLE}=3.0" if word.startswith(STYLE) else word for word in LOOP[RECIPE]]
-    arguments += ["--set", f"ppo.updates={UPDATES}"]
+    for text in (f"ppo.updates={UPDATES}", *REFUSALS):
+        arguments += ["--set", text]
     found = server_rollouts.values(deployed, BASE.version, rollouts, arguments)
     training = found["training"]
     training["extraVolumes"] += vllm_programs.claims(vllm_programs.PROGRAMS)
