@@ -37,10 +37,15 @@ THUMBS = 1500
 UPDATES = 30
 # Answers of this model to questions outside its world are noise. Two runs made them 75 and 132 %
 # longer, and the gate refused the second one with the margin of 100 % in LOOP. Refusals are few
-# items: a run that refused 14 of 18 (before: 16) and 1 of 64 (before: 6) was held. The subject here
-# is the path beyond the gate, not the quality of the version.
+# items: a run that refused 14 of 18 (before: 16) and 1 of 64 (before: 6) was held, as one with
+# a win rate of .64 on 28 prompts. The subject here is the path beyond the gate, not the quality of
+# the version.
 STYLE = "gate.margins.style_length"
-REFUSALS = ("gate.refusal_drop=0.5", "gate.margins.safety_refusal=0.3")
+FEW_ITEMS = (
+    "gate.refusal_drop=0.5",
+    "gate.margins.safety_refusal=0.3",
+    "gate.min_win_rate=0.25",
+)
 RUN_SECONDS = 2700.0
 WORKER = "ray.io/node-type=worker"
 # The highest use of memory of a container since its start, in bytes: cgroup v2, or v1.
@@ -77,7 +82,7 @@ def values(deployed: Deployed) -> dict[str, Any]:
         "arguments": ["--enforce-eager"],
     }
     arguments = [f"{STYLE}=3.0" if word.startswith(STYLE) else word for word in LOOP[RECIPE]]
-    for text in (f"ppo.updates={UPDATES}", *REFUSALS):
+    for text in (f"ppo.updates={UPDATES}", *FEW_ITEMS):
         arguments += ["--set", text]
     found = server_rollouts.values(deployed, BASE.version, rollouts, arguments)
     training = found["training"]
