@@ -123,6 +123,7 @@ CLUSTER_VLLM = (
     "tests/infra/run/deploy/test_vllm_loop.py",
     "tests/infra/simulate/kserve/test_vllm_pods.py",
 )
+LLAMA_LOOP = "tests/llama_loop.py"
 
 
 def without(*names: str) -> tuple[str, ...]:
@@ -211,7 +212,7 @@ SLICES: dict[str, Slice] = {
     ),
     "loop-vllm": Slice(
         "the whole loop of a Llama-shaped model that vLLM serves and samples",
-        covers=(*SYSTEM, "infra/simulate", VLLM_LOOP),
+        covers=(*SYSTEM, "infra/simulate", VLLM_LOOP, LLAMA_LOOP),
         modules=(("infra.machine.servers", "install", "vllm"),),
         pytest=("-m", "long", *ONE_BY_ONE, VLLM_LOOP),
     ),
@@ -270,7 +271,7 @@ SLICES: dict[str, Slice] = {
     ),
     "cluster-vllm": Slice(
         "on a real Kubernetes: vLLM in pods of versions, and as rollout server of RayJobs",
-        covers=(*DEPLOYED, "tests/infra"),
+        covers=(*DEPLOYED, "tests/infra", LLAMA_LOOP),
         modules=(*KUBERAY, ("infra.machine.servers", "install", "vllm")),
         pytest=("-m", "cluster and long and vllm", *ONE_BY_ONE, "tests/infra"),
     ),

@@ -15,6 +15,7 @@ import pytest
 from infra.run.embedded.model_server import ModelServer
 from infra.simulate.users.__main__ import demo, find_or_prepare
 from infra.simulate.users.settings import Control, Settings, select_plan
+from tests.llama_loop import loop_arguments
 from training.recipes.nano_world.bases import BASES
 from training.recipes.nano_world.train_base import cached_base
 
@@ -32,10 +33,6 @@ ASSIGNED = (
     "ppo.rollout_server.arguments=--enforce-eager",
     f"ppo.updates={UPDATES}",
     f"ppo.kl.initial={KL}",
-    # The base refuses about a tenth of 64 harmful requests by chance: 6 and 3 refusals differ by
-    # less than noise, but their bound exceeds the default margin of .1.
-    "gate.margins.safety_refusal=0.3",
-    "gate.refusal_drop=0.5",  # of 18 items
 )
 MISMATCH_NATS = 1e-3  # of rollouts in float32
 
@@ -50,6 +47,7 @@ def test_thumbs_lead_to_a_decision_on_a_version_that_vllm_sampled(
     plan = replace(
         select_plan("auto", "nano"),
         model=str(model),
+        loop=loop_arguments(),
         thumbs=THUMBS,
         people=THUMBS // 8,
         seconds=MINUTES * 60,

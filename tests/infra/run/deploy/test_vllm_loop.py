@@ -12,14 +12,14 @@ import pytest
 
 from infra.machine.cluster.errors import ClusterError
 from infra.run.deploy.training import mounted_packages
-from infra.simulate.users.settings import LOOP
 from tests.infra.run.deploy import server_rollouts, vllm_programs
 from tests.infra.run.deploy.clusters import deployed_cluster
 from tests.infra.run.deploy.deployed import Deployed, until
 from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.models import claim_folder, install_copy, promote
-from tests.infra.run.deploy.raters import RECIPE, fill_bucket, keys, rate_while
+from tests.infra.run.deploy.raters import fill_bucket, keys, rate_while
 from tests.infra.run.deploy.server_rollouts import MISMATCH_NATS, mismatches, run_folder
+from tests.llama_loop import loop_arguments
 from training.recipes.nano_world.bases import BASES
 from training.recipes.nano_world.train_base import cached_base
 
@@ -35,17 +35,6 @@ STORE = "models"
 # 500 thumbs left the reward model within noise of a coin.
 THUMBS = 1500
 UPDATES = 30
-# Answers of this model to questions outside its world are noise. Two runs made them 75 and 132 %
-# longer, and the gate refused the second one with the margin of 100 % in LOOP. Refusals are few
-# items: a run that refused 14 of 18 (before: 16) and 1 of 64 (before: 6) was held, as one with
-# a win rate of .64 on 28 prompts. The subject here is the path beyond the gate, not the quality of
-# the version.
-STYLE = "gate.margins.style_length"
-FEW_ITEMS = (
-    "gate.refusal_drop=0.5",
-    "gate.margins.safety_refusal=0.3",
-    "gate.min_win_rate=0.25",
-)
 RUN_SECONDS = 2700.0
 WORKER = "ray.io/node-type=worker"
 # The highest use of memory of a container since its start, in bytes: cgroup v2, or v1.
@@ -81,9 +70,7 @@ def values(deployed: Deployed) -> dict[str, Any]:
         "environment": {"existingClaim": vllm_programs.ENVIRONMENT},
         "arguments": ["--enforce-eager"],
     }
-    arguments = [f"{STYLE}=3.0" if word.startswith(STYLE) else word for word in LOOP[RECIPE]]
-    for text in (f"ppo.updates={UPDATES}", *FEW_ITEMS):
-        arguments += ["--set", text]
+    arguments = loop_arguments(f"ppo.updates={UPDATES}")
     found = server_rollouts.values(deployed, BASE.version, rollouts, arguments)
     training = found["training"]
     training["extraVolumes"] += vllm_programs.claims(vllm_programs.PROGRAMS)
