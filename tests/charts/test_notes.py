@@ -69,13 +69,11 @@ def test_notes_name_objects_that_exist(chart: Path, values: str) -> None:
 
 
 @every_file("evaluation-values.yaml", "existing-values.yaml", "high-availability-values.yaml")
-def test_addresses_of_the_notes_belong_to_routes(chart: Path, values: str) -> None:
+def test_notes_name_the_addresses_of_the_page(chart: Path, values: str) -> None:
     notes, objects = notes_of(chart, values)
     hosts = {rule["host"] for item in of_kind(objects, "Ingress") for rule in item["spec"]["rules"]}
     hosts |= {
-        host
-        for item in of_kind(objects, "HTTPRoute", "GRPCRoute")
-        for host in item["spec"].get("hostnames", ())
+        host for item in of_kind(objects, "HTTPRoute") for host in item["spec"].get("hostnames", ())
     }
     assert all(host in notes for host in hosts)
     assert ("port-forward" in notes) == (not of_kind(objects, "Ingress", "HTTPRoute"))
