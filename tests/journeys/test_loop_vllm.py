@@ -80,14 +80,18 @@ def test_thumbs_lead_to_a_decision_on_a_version_that_vllm_sampled(
     assert len(updates) == UPDATES
     assert max(update["sampler_mismatch"] for update in updates) < MISMATCH_NATS
     assert seen["crowd"]["up"] + seen["crowd"]["down"] == THUMBS
-    # Two processes of vLLM share the cores, so the canary may find the candidate's first text late.
-    turn = seen["turn"]
-    late = turn["result"] == "rolled back" and turn["reason"].startswith("first text")
-    assert turn["result"] == "promoted" or late, turn["reason"]
-    assert seen["served"] == (turn["incumbent"] if late else "auto-1")
     assert seen["companions"]["by_version"]["auto-1"] > 0
-    # Better than chance; the demonstration claims more.
-    assert seen["win_rate"]["low"] > 0.5
+    # The candidate's vLLM starts cold beside the warm one of the incumbent, so the canary may find
+    # its first text late. A version that is not served has no win rate.
+    turn = seen["turn"]
+    if turn["result"] == "rolled back":
+        assert turn["reason"].startswith("first text"), turn["reason"]
+        assert seen["served"] == turn["incumbent"]
+    else:
+        assert turn["result"] == "promoted", turn["reason"]
+        assert seen["served"] == "auto-1"
+        # Better than chance; the demonstration claims more.
+        assert seen["win_rate"]["low"] > 0.5
 
 
 def read(file: Path) -> Any:
