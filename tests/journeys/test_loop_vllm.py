@@ -15,7 +15,7 @@ import pytest
 from infra.run.embedded.model_server import ModelServer
 from infra.simulate.users.__main__ import demo, find_or_prepare
 from infra.simulate.users.settings import Control, Settings, select_plan
-from tests.llama_loop import loop_arguments
+from tests.llama_loop import ARGUMENTS, UPDATES
 from training.recipes.nano_world.bases import BASES
 from training.recipes.nano_world.train_base import cached_base
 
@@ -25,14 +25,10 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(2400)]
 THUMBS = 1500
 # On a busy machine a step of vLLM takes seconds.
 ANSWER_SECONDS, MINUTES = 300, 20.0
-# 30 updates at the default KL of .05 made answers of one run in four twice as long.
-UPDATES, KL = 20, 0.1
 ASSIGNED = (
     "ppo.rollout_server.engine=vllm",
     "ppo.rollout_server.dtype=float32",
     "ppo.rollout_server.arguments=--enforce-eager",
-    f"ppo.updates={UPDATES}",
-    f"ppo.kl.initial={KL}",
 )
 MISMATCH_NATS = 1e-3  # of rollouts in float32
 
@@ -47,7 +43,7 @@ def test_thumbs_lead_to_a_decision_on_a_version_that_vllm_sampled(
     plan = replace(
         select_plan("auto", "nano"),
         model=str(model),
-        loop=loop_arguments(),
+        loop=ARGUMENTS,
         thumbs=THUMBS,
         people=THUMBS // 8,
         seconds=MINUTES * 60,

@@ -19,7 +19,7 @@ from tests.infra.run.deploy.loop_runs import TRAINING, LoopRuns
 from tests.infra.run.deploy.models import claim_folder, install_copy, promote
 from tests.infra.run.deploy.raters import fill_bucket, keys, rate_while
 from tests.infra.run.deploy.server_rollouts import MISMATCH_NATS, mismatches, run_folder
-from tests.llama_loop import loop_arguments
+from tests.llama_loop import ARGUMENTS, UPDATES
 from training.recipes.nano_world.bases import BASES
 from training.recipes.nano_world.train_base import cached_base
 
@@ -34,7 +34,6 @@ BASE = BASES["llama"]
 STORE = "models"
 # 500 thumbs left the reward model within noise of a coin.
 THUMBS = 1500
-UPDATES = 30
 RUN_SECONDS = 2700.0
 WORKER = "ray.io/node-type=worker"
 # The highest use of memory of a container since its start, in bytes: cgroup v2, or v1.
@@ -70,8 +69,7 @@ def values(deployed: Deployed) -> dict[str, Any]:
         "environment": {"existingClaim": vllm_programs.ENVIRONMENT},
         "arguments": ["--enforce-eager"],
     }
-    arguments = loop_arguments(f"ppo.updates={UPDATES}")
-    found = server_rollouts.values(deployed, BASE.version, rollouts, arguments)
+    found = server_rollouts.values(deployed, BASE.version, rollouts, ARGUMENTS)
     training = found["training"]
     training["extraVolumes"] += vllm_programs.claims(vllm_programs.PROGRAMS)
     place = (vllm_programs.PROGRAMS, vllm_programs.PROGRAMS_PLACE)
