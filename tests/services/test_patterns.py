@@ -2,9 +2,10 @@
 
 Patterns are collected from the modules, and texts are derived from the patterns: many repetitions
 of each repeated part, after the text that leads to it, and with an end that no pattern expects. The
-texts grow until a search takes measurable time; then twice the length may take at most
-MAX_GROWTH times as long. Processor time of the thread and the minimum of several searches are
-compared, so that other processes do not matter.
+texts grow until a search takes measurable time; then LENGTHS times the length may take at most
+MAX_GROWTH times as long: a linear pattern takes 4 times, a quadratic one 16 times. Processor time
+of the thread and the minimum of several searches are compared, so that other processes do not
+matter.
 """
 
 import ast
@@ -21,7 +22,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MAX_GROWTH = 2.5
+LENGTHS, MAX_GROWTH = 4, 8.0
 # A linear pattern takes less for LONGEST characters, or grows as expected. A quadratic one has 2
 # million steps.
 FLOOR_SECONDS = 0.001
@@ -243,7 +244,7 @@ def _in(items: list[Any], character: str) -> bool:
 
 
 def growth(pattern: re.Pattern[str], method: str) -> tuple[float, str]:
-    """Return the largest growth of time with twice the length, and the repeated part."""
+    """Return the largest growth of time with LENGTHS times the length, and the repeated part."""
     run = getattr(pattern, method)
 
     def seconds(before: str, body: str, size: int, repeats: int) -> float:
@@ -261,11 +262,11 @@ def growth(pattern: re.Pattern[str], method: str) -> tuple[float, str]:
             if (once := seconds(before, body, size, 1)) < FLOOR_SECONDS:
                 continue
             # Single searches are often disturbed, and then measured again.
-            if once < MAX_GROWTH * seconds(before, body, size // 2, 1) and size < LONGEST:
+            if once < MAX_GROWTH * seconds(before, body, size // LENGTHS, 1) and size < LONGEST:
                 continue
             factor = float("inf")
             for _ in range(ROUNDS):
-                shorter = seconds(before, body, size // 2, REPEATS)
+                shorter = seconds(before, body, size // LENGTHS, REPEATS)
                 factor = min(factor, seconds(before, body, size, REPEATS) / shorter)
                 if factor <= MAX_GROWTH:
                     break

@@ -171,6 +171,8 @@ def review_settings(home: Home, port: int, **changes: Any) -> ReviewSettings:
         "drain_seconds": 0,
         "lame_duck_seconds": 0,
         "database_url": home.database_url,
+        # A busy disk has taken longer than the default for a sync, but no call waits for 10 s.
+        "database_wait_seconds": 9.0,
         "principal_key": PRINCIPAL_KEY,
         "relay_poll_seconds": 0.05,
         "relay_max_backoff_seconds": 0.1,
