@@ -109,11 +109,18 @@ class Process:
         self.wait_ready()
 
     def stop(self) -> None:
-        """Stop in the same way as the supervisor."""
+        """Stop in the same way as the supervisor, which kills a program that does not end in time.
+
+        A sync of Postgres can take longer on a busy disk.
+        """
         if self.is_running:
             self.resume()
             os.kill(self.pid, self.program.stop_signal)
-            self._wait_gone(self._process_tree())
+            try:
+                self._wait_gone(self._process_tree())
+            except subprocess.TimeoutExpired:
+                if self.is_running:
+                    self.kill()
 
     def kill(self) -> None:
         """Kill the process and its children with SIGKILL.
@@ -150,10 +157,6 @@ class Process:
             while any(_is_alive(pid) for pid in process_tree):
                 assert time.monotonic() < end, f"children of {self.program.name} did not end"
                 time.sleep(0.01)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise
         finally:
             self.program.clean()
 
