@@ -266,8 +266,11 @@ def growth(pattern: re.Pattern[str], method: str) -> tuple[float, str]:
                 continue
             factor = float("inf")
             for _ in range(ROUNDS):
-                shorter = seconds(before, body, size // LENGTHS, REPEATS)
-                factor = min(factor, seconds(before, body, size, REPEATS) / shorter)
+                longer = seconds(before, body, size, REPEATS)
+                if longer < FLOOR_SECONDS:  # the single search above was disturbed
+                    factor = 0.0
+                    break
+                factor = min(factor, longer / seconds(before, body, size // LENGTHS, REPEATS))
                 if factor <= MAX_GROWTH:
                     break
             worst = max(worst, (factor, before + body))
