@@ -1,9 +1,9 @@
 """The chat path of a turn, from the typed text to the stored answer.
 
-Order: enhance, check the input, begin the turn (at the same time), generate with output checks,
-store.
-The guard checks the typed text and the enhanced text, so the enhancer runs first. A history kept by
-the client is checked as well, in all roles and before it is stored. Start reading at `Chat.run`.
+Order: enhance, begin the turn, generate with output checks, store. The guard checks the typed text
+beside the enhancer, and a changed text beside the beginning of the turn; generation waits for both
+verdicts. A history kept by the client is checked as well, in all roles and before it is stored.
+Start reading at `Chat.run`.
 """
 
 import asyncio
@@ -74,11 +74,8 @@ class Chat:
         clock = TurnClock(turn.accepted_at)
         clock.passed("admit")
         request = await self._with_version(turn.request)
-        prompt = await self._prompt(request)
-        clock.passed("enhance")
-
-        check = self._guardrail.check_input(prompt, request.history)
-        async with concurrently(check) as verdict:
+        async with self._checked_prompt(request) as (prompt, verdict):
+            clock.passed("enhance")
             # Later turns of a stored conversation check only their own text, so that a history is
             # stored after its verdict, and a refused history is not stored at all.
             if request.history and (await verdict).verdict.action == guardrail_pb2.ACTION_BLOCK:
@@ -119,13 +116,35 @@ class Chat:
         await self._generator.require_version(request.pinned_version)
         return request
 
-    async def _prompt(self, request: TurnRequest) -> session_pb2.UserMessage:
-        """Return the prompt as typed and as enhanced. Regeneration uses the stored prompt."""
+    @asynccontextmanager
+    async def _checked_prompt(
+        self, request: TurnRequest
+    ) -> AsyncIterator[
+        tuple[session_pb2.UserMessage, asyncio.Task[guardrail_pb2.CheckInputResponse]]
+    ]:
+        """Yield the prompt as typed and as enhanced, and the task of the strictest verdict.
+
+        Regeneration uses the stored prompt, whose texts are checked in one call.
+        """
         if isinstance(request.action, Regenerate):
-            return await self._session.stored_prompt(request.action.message_id)
+            prompt = await self._session.stored_prompt(request.action.message_id)
+            check = self._guardrail.check_input(
+                (prompt.original_text, prompt.text), request.history
+            )
+            async with concurrently(check) as verdict:
+                yield prompt, verdict
+            return
         typed = request.action
-        if request.skip_enhancer:
-            return typed
+        check = self._guardrail.check_input((typed.text,), request.history)
+        async with concurrently(check) as typed_verdict:
+            prompt = typed if request.skip_enhancer else await self._enhanced(typed)
+            if prompt.text == typed.text:
+                yield prompt, typed_verdict
+                return
+            async with concurrently(self._strictest(typed_verdict, prompt.text)) as verdict:
+                yield prompt, verdict
+
+    async def _enhanced(self, typed: session_pb2.UserMessage) -> session_pb2.UserMessage:
         try:
             return await self._enhancer.enhance(typed.text)
         except UNAVAILABLE:
@@ -133,6 +152,16 @@ class Chat:
             # the outage visible.
             ENHANCER_SKIPPED.inc()
             return typed
+
+    async def _strictest(
+        self, typed_verdict: asyncio.Task[guardrail_pb2.CheckInputResponse], enhanced: str
+    ) -> guardrail_pb2.CheckInputResponse:
+        """Check the enhanced text and return its verdict, unless the typed text is refused."""
+        async with concurrently(self._guardrail.check_input((enhanced,))) as enhanced_verdict:
+            first = await typed_verdict
+            if first.verdict.action == guardrail_pb2.ACTION_BLOCK:
+                return first
+            return await enhanced_verdict
 
     async def _stored(self, begun: session_pb2.BeginTurnResponse) -> chat_pb2.Message | None:
         """Return the stored answer if an earlier call with this request_id was answered."""

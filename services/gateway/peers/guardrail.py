@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
-from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.channel import call_unary
 from services.chassis.errors import UnavailableError
@@ -144,9 +143,9 @@ class GuardrailPeer:
         self._outputs = OutputChecks(self._check_one, self._check_many)
 
     async def check_input(
-        self, prompt: session_pb2.UserMessage, history: Iterable[chat_pb2.HistoryMessage]
+        self, prompts: Iterable[str], history: Iterable[chat_pb2.HistoryMessage] = ()
     ) -> guardrail_pb2.CheckInputResponse:
-        """Return the strictest verdict over both texts of the prompt and those of a history.
+        """Return the strictest verdict over texts of the user and those of a history.
 
         The history is that of a client that keeps its conversation. All its messages are judged in
         their roles, because the client wrote them all: earlier checks cannot be verified, and a
@@ -157,8 +156,7 @@ class GuardrailPeer:
         """
         judged = dict.fromkeys(
             (
-                (chat_pb2.ROLE_USER, prompt.original_text),
-                (chat_pb2.ROLE_USER, prompt.text),
+                *((chat_pb2.ROLE_USER, text) for text in prompts),
                 *((message.role, message.text) for message in history if message.text),
             )
         )

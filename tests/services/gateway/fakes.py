@@ -64,12 +64,13 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
         self.gives_verdicts = True
         self.policy_version = POLICY_VERSION
         self.before_verdict: Callable[[], Any] | None = None
+        self.forbidden = FORBIDDEN
 
     async def CheckInput(self, request: Any, context: Any) -> guardrail_pb2.CheckInputResponse:
         self.check()
         self.inputs.append(list(request.texts))
         self.roles.append(list(request.roles))
-        blocked = any(FORBIDDEN in text for text in request.texts)
+        blocked = any(self.forbidden in text for text in request.texts)
         return guardrail_pb2.CheckInputResponse(
             verdict=self._verdict(
                 "block" if blocked else "allow", "harmful_intent" if blocked else ""
@@ -115,8 +116,14 @@ class FakeGuardrail(guardrail_pb2_grpc.GuardrailServiceServicer, FaultSwitch):
 class FakeEnhancer(enhancer_pb2_grpc.EnhancerServiceServicer, FaultSwitch):
     """Enhancer that corrects a single word."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.before_answer: Callable[[], Any] | None = None
+
     async def Enhance(self, request: Any, context: Any) -> enhancer_pb2.EnhanceResponse:
         self.check()
+        if self.before_answer:
+            await self.before_answer()
         edits = []
         if (start := request.text.find("hw ")) >= 0:
             edits.append(

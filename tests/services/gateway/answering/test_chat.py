@@ -108,8 +108,31 @@ async def test_enhanced_text_is_shown_and_both_texts_are_checked(
     assert events[1].enhanced.original_text == "hw does it work?"
     assert events[1].enhanced.text == "how does it work?"
     assert events[1].enhanced.edits[0].replacement == "how"
-    assert gateway.fakes.guardrail.inputs == [["hw does it work?", "how does it work?"]]
+    assert gateway.fakes.guardrail.inputs == [["hw does it work?"], ["how does it work?"]]
     assert gateway.fakes.generator.requests[0].messages[-1].text == "how does it work?"
+
+
+async def test_unchanged_text_is_checked_once(gateway: GatewayUnderTest) -> None:
+    await gateway.ask("How does it work?")
+    assert gateway.fakes.guardrail.inputs == [["How does it work?"]]
+
+
+async def test_typed_text_is_checked_while_the_enhancer_works(gateway: GatewayUnderTest) -> None:
+    async def until_checked() -> None:
+        async with asyncio.timeout(10):
+            while not gateway.fakes.guardrail.inputs:
+                await asyncio.sleep(0.01)
+
+    gateway.fakes.enhancer.before_answer = until_checked
+    assert text_of(await gateway.ask("hw does it work?")) == "The answer is 42."
+
+
+@pytest.mark.parametrize("forbidden", ["hw does", "how does"], ids=["typed", "enhanced"])
+async def test_each_of_both_texts_can_be_refused(gateway: GatewayUnderTest, forbidden: str) -> None:
+    gateway.fakes.guardrail.forbidden = forbidden
+    events = await gateway.ask("hw does it work?")
+    assert text_of(events) == "I cannot help with that."
+    assert gateway.fakes.generator.requests == []
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -349,7 +372,7 @@ async def test_regenerated_answer_is_checked_and_has_the_same_parent(
     ]
     assert second[0].message_id != first[0].message_id
     assert second[0].started.user_message_id == first[0].started.user_message_id
-    assert gateway.fakes.guardrail.inputs[1] == ["hw does it work?", "how does it work?"]
+    assert gateway.fakes.guardrail.inputs[-1] == ["hw does it work?", "how does it work?"]
 
 
 async def test_pinned_version_answers_with_the_callers_identity(
