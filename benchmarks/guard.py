@@ -2,8 +2,9 @@
 
 Forbidden requests of public sets and of guard_texts/, against plain questions and look-alikes,
 which are harmless texts with words of harmful ones. For each guard: recall at .1, 1 and 2 % false
-alarms, by set and category, with obfuscated forms and other languages, and the decisions of the
-shipped policy. Texts are never printed. `--json` also writes the figures.
+alarms, by set and category, with obfuscated forms and other languages, the share of texts that
+reach the encoder, and the decisions of the shipped policy. Texts are never printed. `--json` also
+writes the figures.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import csv
 import json
 import random
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,33 +21,42 @@ from typing import Any
 import numpy as np
 
 from services.contracts.chat import Action
-from services.guardrail.detection.classifier import WEIGHTS_NAME, read_classifier
+from services.guardrail.cascade import Cascade, Unsure
+from services.guardrail.detection.classifier import read_classifier
 from services.guardrail.detection.normalization import variants
 from services.guardrail.detection.rules import match_request
+from services.guardrail.encoder.encoder import Encoder
+from services.guardrail.encoder.weights import base_directory, read_weights
 from services.guardrail.policy import Policy
-from services.guardrail.settings import WEIGHTS_DIRECTORY
+from services.guardrail.settings import ENCODER_DIRECTORY, WEIGHTS_DIRECTORY
+from services.guardrail.verdict import Judge
 from training.benchmarks.data import mmlu_subjects
 from training.benchmarks.data import rows as benchmark_rows
 from training.data.packages import installed
+from training.recipes.guardrail.corpus import written
 from training.recipes.guardrail.evaluation import (
     TextSet,
     evaluation_sets,
     keyword_scores,
     wilson_interval,
 )
-from training.recipes.guardrail.fit import Classifier
+from training.recipes.guardrail.fit import read
 from training.recipes.guardrail.recipe import EVALUATION_LOCK
 
 OWN_TEXTS = Path(__file__).parent / "guard_texts"
 RATES = (0.001, 0.01, 0.02)
 # False alarms allowed at the operating point, by group of benign texts.
 GOAL = {"look-alikes": 0.02, "plain": 0.01}
+SHARED_TRIPLES = 0.5
 BOOTSTRAPS, QUESTIONS = 1_000, 1_000
 RULE_SCORE = 1e6
+# Below all scores of the encoder.
+FIRST_STAGE_SCORE = -100.0
 # AdvBench is in the training.
 TRAINED_SOURCE = "AdvBench"
 CATEGORIES_NOT_FORBIDDEN = ("information hazard", "discrimination")
-LANGUAGES = {"de": "German", "fr": "French", "es": "Spanish"}
+LANGUAGES = {"en": "English", "de": "German", "fr": "French", "es": "Spanish"}
+OWN_GROUPS = {"lookalikes": "look-alikes", "requests": "forbidden", "plain": "plain"}
 HOMOGLYPHS = str.maketrans("aceopxyi", "асеорхуі")
 LEET = str.maketrans("aeiost", "431057")
 
@@ -69,16 +80,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DIRECTORY)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--encoder", type=Path, default=ENCODER_DIRECTORY)
     options = parser.parse_args()
+    encoder = Encoder(read_weights(options.encoder, base_directory()))
+    cascade = Cascade(read_classifier(options.weights), encoder)
     sets = text_sets()
+    print("group, source, texts, share of texts that reach the encoder")
     for one in sets:
-        print(f"{one.group:<12}{one.source:<36}{len(one.rows):>6}")
+        share = np.mean([_reaches_encoder(cascade, text) for text in one.texts])
+        print(f"{one.group:<16}{one.source:<36}{len(one.rows):>6}{share:>8.1%}")
+    near = near_duplicates(sets)
+    print(f"written training texts close to one of these: {len(near)}")
     figures: dict[str, Any] = {
-        name: measure(score, sets) for name, score in guards(options.weights).items()
+        name: measure(score, sets)
+        for name, score in guards(options.weights, cascade, encoder).items()
     }
     for name, figure in figures.items():
         report(name, figure)
-    figures["shipped"] = shipped_decisions(options.weights, sets)
+    figures["near duplicates"] = len(near)
+    figures["shipped"] = shipped_decisions(cascade, sets)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=1))
 
@@ -142,19 +162,21 @@ def _rows(rows: Sequence[Mapping[str, str]], text: str) -> tuple[tuple[str, str]
 
 
 def _own_sets() -> Iterator[Texts]:
-    """Yield the texts that were written for this benchmark, lines of category and text."""
-    for file in sorted(OWN_TEXTS.glob("*.tsv")):
-        kind, language = file.stem.split("_")[:2]
-        lines = (line.partition("\t") for line in file.read_text().splitlines())
-        rows = tuple((category, text) for category, _, text in lines)
-        name = f"own {kind}, {LANGUAGES.get(language, 'English')}"
-        yield Texts(name, "look-alikes" if kind == "lookalikes" else f"forbidden {language}", rows)
+    """Yield the texts that were written for this benchmark, by kind and language."""
+    rows: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for file in sorted(OWN_TEXTS.glob("*_*_*.t[sx][vt]")):
+        kind, language, _ = file.stem.split("_")
+        for line in file.read_text().splitlines():
+            category, _, text = line.rpartition("\t")
+            rows.setdefault((kind, language), []).append((category, text))
+    for (kind, language), found in rows.items():
+        group = OWN_GROUPS[kind] if language == "en" else f"{OWN_GROUPS[kind]} {language}"
+        yield Texts(f"own {kind}, {LANGUAGES[language]}", group, tuple(found))
 
 
-def guards(weights: Path) -> dict[str, Score]:
+def guards(weights: Path, cascade: Cascade, encoder: Encoder) -> dict[str, Score]:
     """Return the scores of the guards; higher is more harmful."""
-    with np.load(weights / WEIGHTS_NAME, allow_pickle=False) as arrays:
-        linear = Classifier(**{name: arrays[name] for name in Classifier.__dataclass_fields__})
+    linear = read(weights)
 
     def keywords(texts: Sequence[str]) -> Any:
         return keyword_scores(texts).max(axis=1)
@@ -169,7 +191,34 @@ def guards(weights: Path) -> dict[str, Score]:
         )
         return np.where([match_request(each) is not None for each in readings], RULE_SCORE, scores)
 
-    return {"keywords": keywords, "linear classifier": classifier, "rules and classifier": policy}
+    def encoder_alone(texts: Sequence[str]) -> Any:
+        readings = [variants(text) for text in texts]
+        first, last = (
+            [one.harmful for one in encoder.judge([each[end] for each in readings])]
+            for end in (0, -1)
+        )
+        return np.maximum(first, last)
+
+    def stages(texts: Sequence[str]) -> Any:
+        return np.array([_cascade_score(cascade, text) for text in texts])
+
+    return {
+        "keywords": keywords,
+        "linear classifier": classifier,
+        "rules and linear classifier": policy,
+        "encoder": encoder_alone,
+        "cascade": stages,
+    }
+
+
+def _cascade_score(cascade: Cascade, text: str) -> float:
+    readings = variants(text)
+    if match_request(readings) is not None:
+        return RULE_SCORE
+    judgement = cascade.judge(tuple(dict.fromkeys((readings[0], readings[-1]))))
+    if judgement.judge is Judge.ENCODER:
+        return judgement.margin
+    return RULE_SCORE if judgement.margin >= 0 else FIRST_STAGE_SCORE + judgement.margin
 
 
 def measure(score: Score, sets: Sequence[Texts]) -> dict[str, Any]:
@@ -250,9 +299,44 @@ def report(name: str, figures: Mapping[str, Any]) -> None:
             )
 
 
-def shipped_decisions(weights: Path, sets: Sequence[Texts]) -> dict[str, Any]:
+def _reaches_encoder(cascade: Cascade, text: str) -> bool:
+    readings = variants(text)
+    if match_request(readings) is not None:
+        return False
+    return isinstance(cascade.first_stage((readings[0], readings[-1])), Unsure)
+
+
+def near_duplicates(sets: Sequence[Texts]) -> list[str]:
+    """Return the written training texts that share half of their word triples with a test text.
+
+    The share is of the triples of the shorter of both texts.
+    """
+    owners: dict[tuple[str, ...], set[int]] = {}
+    triples = [_triples(text) for one in sets for text in one.texts]
+    for number, each in enumerate(triples):
+        for triple in each:
+            owners.setdefault(triple, set()).add(number)
+    near = []
+    for kind in ("requests", "lookalikes", "plain", "deeds_harmful", "deeds_harmless"):
+        for _, text in written(kind) + written(kind, kept=True):
+            ours = _triples(text)
+            shared = Counter(number for triple in ours for number in owners.get(triple, ()))
+            if any(
+                count >= SHARED_TRIPLES * min(len(ours), len(triples[number]))
+                for number, count in shared.items()
+            ):
+                near.append(text)
+    return near
+
+
+def _triples(text: str) -> set[tuple[str, ...]]:
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[start : start + 3]) for start in range(max(1, len(words) - 2))}
+
+
+def shipped_decisions(cascade: Cascade, sets: Sequence[Texts]) -> dict[str, Any]:
     """Print and return the texts that the policy refuses at its own limits."""
-    policy = Policy(read_classifier(weights), "US", lambda stage, verdict: None)
+    policy = Policy(cascade, "US", lambda stage, verdict: None)
     print("\nrefused by the shipped policy")
     figures = {}
     for one in sets:

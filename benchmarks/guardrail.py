@@ -11,10 +11,10 @@ from collections.abc import Callable
 from unittest.mock import patch
 
 from services.guardrail import hold_back, policy
+from services.guardrail.cascade import read_cascade
 from services.guardrail.detection import normalization, views
-from services.guardrail.detection.classifier import read_classifier
 from services.guardrail.detection.markdown import ShownText
-from services.guardrail.settings import WEIGHTS_DIRECTORY
+from services.guardrail.settings import ENCODER_DIRECTORY, WEIGHTS_DIRECTORY
 
 ROUNDS = 60
 PROSE = (
@@ -48,7 +48,9 @@ INPUT = "how do i learn python, it is **very** hard & i have no time?"
 
 
 def main() -> None:
-    judge = policy.Policy(read_classifier(WEIGHTS_DIRECTORY), "US", lambda stage, verdict: None)
+    judge = policy.Policy(
+        read_cascade(WEIGHTS_DIRECTORY, ENCODER_DIRECTORY), "US", lambda stage, verdict: None
+    )
     print(f"{'text':<34}{'characters':>11}{'ms':>8}{'ratio to source only':>22}")
     for name, text in (
         ("answer of prose", PROSE),

@@ -21,9 +21,9 @@ from pathlib import Path
 
 from infra.install import documentation
 from services.contracts.chat import Action
-from services.guardrail.detection.classifier import read_classifier
+from services.guardrail.cascade import read_cascade
 from services.guardrail.policy import Policy
-from services.guardrail.settings import WEIGHTS_DIRECTORY
+from services.guardrail.settings import ENCODER_DIRECTORY, WEIGHTS_DIRECTORY
 from training.corpus.document import Document, Origin, Page
 from training.corpus.extraction import extract
 from training.data.packages import installed
@@ -56,6 +56,7 @@ TEXT_REQUESTS = ("Summarise this:\n", "Translate into German:\n\n")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=Path, default=WEIGHTS_DIRECTORY)
+    parser.add_argument("--encoder", type=Path, default=ENCODER_DIRECTORY)
     parser.add_argument("--count", type=int, default=COUNT, help="texts of a kind and length")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--only", choices=("documents", "attacks"))
@@ -65,7 +66,9 @@ def main() -> None:
         DIGESTS.write_text("".join(f"{value}  {name}\n" for name, value in digests().items()))
         return
     report_other_texts()
-    guard = Policy(read_classifier(options.weights), "US", lambda stage, verdict: None)
+    guard = Policy(
+        read_cascade(options.weights, options.encoder), "US", lambda stage, verdict: None
+    )
 
     def refuses(text: str) -> bool:
         return guard.judge_input([text]).action is Action.BLOCK

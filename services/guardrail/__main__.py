@@ -8,8 +8,9 @@ from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
 from services.guardrail.access import CALLERS
-from services.guardrail.detection.classifier import read_classifier
+from services.guardrail.cascade import Unsure, read_cascade
 from services.guardrail.detection.spans import personal_spans
+from services.guardrail.encoder.parts import Part
 from services.guardrail.policy import Policy
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
@@ -25,12 +26,13 @@ async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registra
     def observe(stage: Stage, verdict: Verdict) -> None:
         VERDICTS.labels(stage, verdict.action, verdict.category or "none").inc()
 
-    classifier = read_classifier(settings.weights_directory)
+    cascade = read_cascade(settings.weights_directory, settings.encoder_directory)
     # The first text takes 50 ms longer, because NumPy and phonenumbers build tables; do so before
     # the first call.
-    classifier.judge(WARM_UP)
+    cascade.judge([WARM_UP])
+    cascade.second_stage(Unsure((Part(WARM_UP, 0.0),)))
     list(personal_spans(WARM_UP, settings.phone_region))
-    servicer = GuardrailServicer(Policy(classifier, settings.phone_region, observe))
+    servicer = GuardrailServicer(Policy(cascade, settings.phone_region, observe))
     yield [Registration(NAME, guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server, servicer)]
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from services.chassis.threads import Checkpoint, no_checkpoint
 from services.contracts.chat import Action
-from services.guardrail.detection.classifier import Classifier
+from services.guardrail.cascade import Cascade, Judgement, Unsure
 from services.guardrail.detection.normalization import variants
 from services.guardrail.detection.rules import match_answer, match_request
 from services.guardrail.detection.views import find_spans
 from services.guardrail.hold_back import DecidedPrefix, decide_prefix
-from services.guardrail.verdict import Category, Stage, Verdict, strictest
+from services.guardrail.verdict import JUDGED, Category, Judge, Stage, Verdict, strictest
 
 Observer = Callable[[Stage, Verdict], None]
 
@@ -43,17 +43,21 @@ class Release:
 
 
 class Policy:
-    """Combination of rules, classifier and detectors; `version` is a hash over all of them."""
+    """Combination of rules, classifiers and detectors; `version` is a hash over all of them."""
 
-    def __init__(self, classifier: Classifier, phone_region: str, observe: Observer) -> None:
-        self._classifier = classifier
+    def __init__(self, cascade: Cascade, phone_region: str, observe: Observer) -> None:
+        self._cascade = cascade
         self._phone_region = phone_region
         self._observe = observe
         # Shared by the event loop and the threads of the servicer without a lock: each access is
         # one call of a method in C on keys of bytes, which no other thread interrupts. At worst
         # two threads judge one prompt twice, with equal verdicts, or drop one entry too many.
-        self._prompts: OrderedDict[bytes, Verdict] = OrderedDict()
-        self.version = policy_version(classifier.digest, phone_region)
+        self._prompts: OrderedDict[bytes, Verdict | Unsure] = OrderedDict()
+        self.version = policy_version(cascade.digest, phone_region)
+
+    def is_unsure(self, text: str, *, is_instruction: bool = False) -> bool:
+        """Return whether the encoder has to judge the text, which takes 5 ms and more."""
+        return isinstance(self._first_result(text, is_instruction=is_instruction)[1], Unsure)
 
     def judge_input(
         self,
@@ -134,29 +138,41 @@ class Policy:
         return Verdict(Action.BLOCK, match.category, RULE_SCORE) if match else None
 
     def _judge_prompt(self, prompt: str, *, is_instruction: bool = False) -> Verdict:
+        key, result = self._first_result(prompt, is_instruction=is_instruction)
+        if isinstance(result, Unsure):
+            judgement = self._cascade.second_stage(result)
+            JUDGED.labels(judgement.judge).inc()
+            result = self._prompts[key] = _verdict(judgement)
+        return result
+
+    def _first_result(self, prompt: str, *, is_instruction: bool) -> tuple[bytes, Verdict | Unsure]:
+        """Return the key in the cache, and the verdict or the parts for the encoder."""
         key = hashlib.sha256(prompt.encode()).digest() + bytes((is_instruction,))
-        verdict = self._prompts.get(key)
-        if verdict is None:
-            verdict = self._prompts[key] = self._judge_request(
-                prompt, is_instruction=is_instruction
-            )
+        result = self._prompts.get(key)
+        if result is None:
+            result = self._prompts[key] = self._judge_request(prompt, is_instruction=is_instruction)
             if len(self._prompts) > CACHED_PROMPTS:
                 self._prompts.popitem(last=False)
-        return verdict
+        return key, result
 
-    def _judge_request(self, text: str, *, is_instruction: bool) -> Verdict:
+    def _judge_request(self, text: str, *, is_instruction: bool) -> Verdict | Unsure:
         text_variants = variants(text)
         if match := match_request(text_variants, is_instruction=is_instruction):
+            JUDGED.labels(Judge.RULES).inc()
             return Verdict(Action.BLOCK, match.category, RULE_SCORE)
         # The plain text, and the text with all obfuscation removed.
-        judged = dict.fromkeys((text_variants[0], text_variants[-1]))
-        predictions = [
-            self._classifier.judge(variant, is_instruction=is_instruction) for variant in judged
-        ]
-        worst = max(predictions, key=lambda each: (each.over_threshold, each.probability))
-        if worst.over_threshold:
-            return Verdict(Action.BLOCK, worst.category, worst.probability)
-        return Verdict(score=worst.probability)
+        judged = tuple(dict.fromkeys((text_variants[0], text_variants[-1])))
+        first = self._cascade.first_stage(judged, is_instruction=is_instruction)
+        if isinstance(first, Unsure):
+            return first
+        JUDGED.labels(first.judge).inc()
+        return _verdict(first)
+
+
+def _verdict(judgement: Judgement) -> Verdict:
+    if judgement.margin >= 0:
+        return Verdict(Action.BLOCK, judgement.category, judgement.probability)
+    return Verdict(score=judgement.probability)
 
 
 def _release(pending: str, decided: DecidedPrefix) -> Release:

@@ -1,12 +1,13 @@
 """Servicer of GuardrailService: checks limits, calls the policy, converts verdicts.
 
-Longer texts than INLINE_CHARACTERS and INLINE_PENDING_CHARACTERS are judged in one of two threads,
-until their call ends. Texts written by users, such as corrections, have two threads of their own,
-so that no answer waits for them, and no user for many texts of another.
+Longer texts than INLINE_CHARACTERS and INLINE_PENDING_CHARACTERS, and prompts for the encoder, are
+judged in one of two threads, until their call ends. Texts written by users, such as corrections,
+have two threads of their own, so that no answer waits for them, and no user for many texts of
+another.
 """
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
@@ -92,11 +93,12 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
                 raise field_error(f"roles[{number}]", "system, user or assistant")
             (instructions if role is Role.SYSTEM else judged).append(text)
         verdict = await self._judge(
-            texts,
+            judged,
             [],
             lambda checkpoint: self._policy.judge_input(
                 judged, checkpoint, instructions=instructions
             ),
+            instructions,
         )
         return guardrail_pb2.CheckInputResponse(
             verdict=self._message(verdict), rejection_text=_rejection(verdict)
@@ -161,14 +163,21 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
 
     async def _judge(
         self,
-        prompts: Iterable[str],
+        prompts: Sequence[str],
         pending: Iterable[str],
         work: Callable[[Checkpoint], ResultT],
+        instructions: Sequence[str] = (),
     ) -> ResultT:
-        """Do the work for prompts and pending texts of answers, inline if they are short."""
+        """Do the work for prompts and pending texts of answers, inline if it is short."""
         pending_characters = sum(map(len, pending))
-        characters = sum(map(len, prompts)) + pending_characters
-        if characters <= INLINE_CHARACTERS and pending_characters <= INLINE_PENDING_CHARACTERS:
+        characters = sum(map(len, (*prompts, *instructions))) + pending_characters
+        is_short = (
+            characters <= INLINE_CHARACTERS and pending_characters <= INLINE_PENDING_CHARACTERS
+        )
+        if is_short and not (
+            any(map(self._policy.is_unsure, prompts))
+            or any(self._policy.is_unsure(text, is_instruction=True) for text in instructions)
+        ):
             return work(no_checkpoint)
         return await self._threads.run(work)
 

@@ -8,6 +8,7 @@ from pydantic_settings import SettingsConfigDict
 from services.chassis.settings import ServiceSettings
 
 WEIGHTS_DIRECTORY = Path(__file__).parent / "weights"
+ENCODER_DIRECTORY = Path(__file__).parent / "encoder" / "weights"
 
 
 class GuardrailSettings(ServiceSettings):
@@ -24,6 +25,9 @@ class GuardrailSettings(ServiceSettings):
     )
     weights_directory: Path = Field(
         WEIGHTS_DIRECTORY, description="directory with classifier.npz and its manifest.json"
+    )
+    encoder_directory: Path = Field(
+        ENCODER_DIRECTORY, description="directory with encoder.safetensors and its manifest.json"
     )
     phone_region: str = Field(
         "US",

@@ -10,14 +10,28 @@ from services.contracts.chat import Action
 
 
 class Category(StrEnum):
-    """Reason of a verdict; NONE for an allowed text."""
+    """Reason of a verdict; NONE for an allowed text.
+
+    The kinds of harm, from VIOLENCE to PRIVACY, follow MLCommons' AILuminate taxonomy. Rules, which
+    do not tell them apart, give HARMFUL_INTENT.
+    """
 
     NONE = ""
     PII = "pii"
     SECRET = "secret"  # noqa: S105 - the name of a category
     INJECTION = "injection"
     HARMFUL_INTENT = "harmful_intent"
+    VIOLENCE = "violence"
+    ILLEGAL_GOODS = "illegal_goods"
     SELF_HARM = "self_harm"
+    SEXUAL_CONTENT = "sexual_content"
+    HATE = "hate"
+    HARASSMENT = "harassment"
+    WEAPONS = "weapons"
+    CYBER = "cyber"
+    FRAUD = "fraud"
+    DISINFORMATION = "disinformation"
+    PRIVACY = "privacy"
     UNREADABLE = "unreadable"
 
 
@@ -26,6 +40,14 @@ class Stage(StrEnum):
 
     INPUT = "input"
     OUTPUT = "output"
+
+
+class Judge(StrEnum):
+    """Part of the guardrail that decided on a request."""
+
+    RULES = "rules"
+    LINEAR = "linear"
+    ENCODER = "encoder"
 
 
 STRICTNESS = {action: rank for rank, action in enumerate(Action)}
@@ -50,13 +72,32 @@ def strictest(verdicts: Iterable[Verdict]) -> Verdict:
     )
 
 
+HARM_TEXT = (
+    "I can't help with that, because it could hurt someone. If there is a safe question "
+    "behind it, "
+    "for example about history, prevention or safety, I'm glad to help with that."
+)
 # Texts shown instead of a blocked message or answer. The texts are friendly and do not reveal how
 # to evade the guardrail.
 REJECTION_TEXTS = {
-    Category.HARMFUL_INTENT: (
-        "I can't help with that, because it could hurt someone. If there is a safe question "
-        "behind it, "
-        "for example about history, prevention or safety, I'm glad to help with that."
+    **dict.fromkeys(
+        (
+            Category.HARMFUL_INTENT,
+            Category.VIOLENCE,
+            Category.ILLEGAL_GOODS,
+            Category.HATE,
+            Category.HARASSMENT,
+            Category.WEAPONS,
+            Category.CYBER,
+            Category.FRAUD,
+            Category.DISINFORMATION,
+            Category.PRIVACY,
+        ),
+        HARM_TEXT,
+    ),
+    Category.SEXUAL_CONTENT: (
+        "I can't help with sexual content. If you have a question about health, relationships or "
+        "sex education, I'm glad to help with that."
     ),
     Category.SELF_HARM: (
         "I'm really sorry that you're carrying this. I can't help with hurting yourself, but "
@@ -87,4 +128,9 @@ VERDICTS = Counter(
     "thumbwheel_guardrail_verdicts_total",
     "Verdicts of the guardrail policy.",
     ["stage", "action", "category"],
+)
+JUDGED = Counter(
+    "thumbwheel_guardrail_judged_requests_total",
+    "Distinct texts of requests by the part of the guardrail that decided.",
+    ["judge"],
 )

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from services.chassis.errors import DetailedError
-from services.guardrail.verdict import Category
 
 WEIGHTS_NAME = "classifier.npz"
+HEADS = ("harmful_intent", "injection")
 LIMIT_ARRAYS = (
     *("scale", "bias", "threshold"),
     *("window_limit", "window_slope", "passage_limit", "passage_slope"),
@@ -27,6 +27,7 @@ LIMIT_ARRAYS = (
 # Characters of a block. A window is two neighbouring blocks, about the length of the texts of the
 # training, so that one sentence counts in a long text and no score grows with the length.
 BLOCK_CHARACTERS = 100
+WINDOW_CHARACTERS = 2 * BLOCK_CHARACTERS
 # Windows of a passage, whose average is judged as well: a jailbreak of a page is an injection
 # throughout, an ordinary page at most in one sentence. Windows of repeated words have few features
 # and tell nothing; usual ones have 350 to 450.
@@ -44,18 +45,24 @@ class WeightsError(DetailedError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Category and probability of the head with the largest margin over its threshold."""
+    """Distances of a text to the limits of both heads; a text over a limit has 0 and more.
 
-    category: Category
-    probability: float
-    over_threshold: bool
+    Attributes:
+        injection_margin: of the worst window or passage.
+        harm_margin: of the worst window.
+        windows: margin of harm and first character of the windows over `lowest_harm`.
+    """
+
+    injection_margin: float
+    harm_margin: float
+    windows: tuple[tuple[float, int], ...]
 
 
 class Classifier:
     """Classifier of texts in the form of `normalization.plain`; 0.1 ms for a line of text."""
 
     def __init__(
-        self, heads: tuple[Category, ...], arrays: Mapping[str, npt.NDArray[Any]], digest: str
+        self, heads: tuple[str, ...], arrays: Mapping[str, npt.NDArray[Any]], digest: str
     ) -> None:
         """Create a classifier with H heads and B buckets.
 
@@ -67,7 +74,7 @@ class Classifier:
                 passage_limit [H] and passage_slope [H] the same of passages.
             digest: hash of the weights file.
         """
-        self._heads = heads
+        self._harm, self._injection = map(heads.index, HEADS)
         # Transposed: the weights of one bucket share a cache line.
         self._weights_BH = np.ascontiguousarray(arrays["weights"].T)
         self._scale, self._bias, threshold, *lines = (
@@ -77,36 +84,44 @@ class Classifier:
         # Lowest limits of windows and passages, for texts of users and for instructions.
         users = np.array([np.log(threshold / (1 - threshold)), np.full(len(heads), -np.inf)])
         instructions = users.copy()
-        instructions[:, heads.index(Category.INJECTION)] = (
+        instructions[:, self._injection] = (
             INSTRUCTION_LIMIT,
             INSTRUCTION_PASSAGE_LIMIT,
         )
         self._lowest = (users, instructions)
         self.digest = digest
 
-    def judge(self, text: str, *, is_instruction: bool = False) -> Prediction:
-        """Judge a text in plain form by the worst of its windows and passages.
+    def judge(self, text: str, *, lowest_harm: float, is_instruction: bool = False) -> Prediction:
+        """Judge a text in plain form by its windows, and for injections also by its passages.
 
         The highest logit of n ordinary windows grows with log(n), and so does the limit.
 
         Args:
             text: text in the form of `normalization.plain`.
+            lowest_harm: lowest margin of harm of the windows in the result.
             is_instruction: the text is a system message, with higher limits for injection.
         """
         sums_WH, counts_W = window_sums(text, self._weights_BH)
         windows_WH = sums_WH * self._scale / np.sqrt(counts_W)[:, None] + self._bias
         passages_PH = passages(windows_WH[counts_W >= PASSAGE_FEATURES])
-        margins, logits = [], []
-        for parts, lowest_H, (limit_H, slope_H) in zip(
-            (windows_WH, passages_PH), self._lowest[is_instruction], self._lines, strict=True
-        ):
-            limits_H = np.maximum(lowest_H, limit_H + slope_H * np.log(max(1, len(parts))))
-            margins.append(parts - limits_H)
-            logits.append(parts)
-        margins_PH, logits_PH = np.vstack(margins), np.vstack(logits)
-        worst, head = np.unravel_index(np.argmax(margins_PH), margins_PH.shape)
-        probability = float(1 / (1 + np.exp(-logits_PH[worst, head])))
-        return Prediction(self._heads[head], probability, bool(margins_PH[worst, head] >= 0))
+        windows_WH, passages_PH = (
+            logits - np.maximum(lowest_H, limit_H + slope_H * np.log(max(1, len(logits))))
+            for logits, lowest_H, (limit_H, slope_H) in zip(
+                (windows_WH, passages_PH), self._lowest[is_instruction], self._lines, strict=True
+            )
+        )
+        injections = np.concatenate(
+            [margins[:, self._injection] for margins in (windows_WH, passages_PH)]
+        )
+        harm_W = windows_WH[:, self._harm]
+        return Prediction(
+            float(injections.max()),
+            float(harm_W.max()),
+            tuple(
+                (float(harm_W[window]), int(window) * BLOCK_CHARACTERS)
+                for window in np.flatnonzero(harm_W >= lowest_harm)
+            ),
+        )
 
 
 def passages(windows_WH: Any) -> Any:
@@ -138,7 +153,7 @@ def read_classifier(directory: Path) -> Classifier:
             reason="MISMATCH",
         )
     with np.load(directory / WEIGHTS_NAME, allow_pickle=False) as arrays:
-        heads = tuple(Category(str(head)) for head in arrays["heads"])
+        heads = tuple(str(head) for head in arrays["heads"])
         return Classifier(heads, arrays, digest)
 
 

@@ -2,9 +2,10 @@
 
 import pytest
 
+from services.guardrail.cascade import Cascade, read_cascade
 from services.guardrail.detection.classifier import Classifier, read_classifier
 from services.guardrail.policy import Policy
-from services.guardrail.settings import WEIGHTS_DIRECTORY
+from services.guardrail.settings import ENCODER_DIRECTORY, WEIGHTS_DIRECTORY
 from services.guardrail.verdict import Stage, Verdict
 
 # Instructions of an application, which the classifier takes for an injection in a user's message.
@@ -21,12 +22,17 @@ def classifier() -> Classifier:
     return read_classifier(WEIGHTS_DIRECTORY)
 
 
+@pytest.fixture(scope="session")
+def cascade() -> Cascade:
+    return read_cascade(WEIGHTS_DIRECTORY, ENCODER_DIRECTORY)
+
+
 @pytest.fixture
-def policy(classifier: Classifier, observed: list[tuple[Stage, Verdict]]) -> Policy:
-    return Policy(classifier, "US", lambda stage, verdict: observed.append((stage, verdict)))
+def policy(cascade: Cascade, observed: list[tuple[Stage, Verdict]]) -> Policy:
+    return Policy(cascade, "US", lambda stage, verdict: observed.append((stage, verdict)))
 
 
 @pytest.fixture(scope="session")
-def policy_once(classifier: Classifier) -> Policy:
+def policy_once(cascade: Cascade) -> Policy:
     """Policy shared by all examples of a property test."""
-    return Policy(classifier, "US", lambda stage, verdict: None)
+    return Policy(cascade, "US", lambda stage, verdict: None)

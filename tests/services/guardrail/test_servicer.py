@@ -31,7 +31,7 @@ class FailingPolicy:
     """Policy with an error for a certain text."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self.version = policy, policy.version
+        self._policy, self.version, self.is_unsure = policy, policy.version, policy.is_unsure
 
     def judge_output(
         self, prompt: str, released_tail: str, pending: str, final: bool, checkpoint: Checkpoint
@@ -119,7 +119,7 @@ class WaitingPolicy:
     """Policy that judges texts of numbers only when allowed, and others at once."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy, self.version = policy, policy.version
+        self._policy, self.version, self.is_unsure = policy, policy.version, policy.is_unsure
         self.begun, self.may_end = threading.Event(), threading.Event()
 
     def judge_output(

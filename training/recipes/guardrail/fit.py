@@ -263,3 +263,9 @@ def save(classifier: Classifier, directory: Path) -> None:
     """Write classifier.npz, uncompressed as compression differs between versions of zlib."""
     directory.mkdir(parents=True, exist_ok=True)
     np.savez(directory / WEIGHTS_NAME, heads=np.array(HEADS), **vars(classifier))
+
+
+def read(directory: Path) -> Classifier:
+    """Read the classifier that `save` wrote."""
+    with np.load(directory / WEIGHTS_NAME, allow_pickle=False) as arrays:
+        return Classifier(**{name: arrays[name] for name in Classifier.__dataclass_fields__})

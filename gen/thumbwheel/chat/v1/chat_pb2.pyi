@@ -572,7 +572,7 @@ class Verdict(_message.Message):
     action: _builtins.str
     """"redact" or "block"."""
     category: _builtins.str
-    """Category of the policy, for example "harmful_intent", "injection", "secret", "pii"."""
+    """Category of the policy, for example "fraud", "injection", "secret", "pii"."""
     def __init__(
         self,
         *,

@@ -61,8 +61,10 @@ class Verdict(_message.Message):
     action: Global___Action.ValueType
     """Action on the text."""
     category: _builtins.str
-    """Category of the policy: "" if allowed, otherwise "harmful_intent", "injection", "secret",
-    "pii", …
+    """Category of the policy: "" if allowed, otherwise "injection", "secret", "pii", "unreadable", a
+    kind of harm ("violence", "illegal_goods", "self_harm", "sexual_content", "hate", "harassment",
+    "weapons", "cyber", "fraud", "disinformation", "privacy"), or "harmful_intent" where a rule found
+    harm of any kind.
     """
     score: _builtins.float
     """Score of the deciding classifier, 0 to 1; 1 for a rule."""

@@ -1,0 +1,1 @@
+"""Second stage of the guardrail: an encoder with heads, for texts on which the first is unsure."""
