@@ -3,7 +3,7 @@
 Forbidden requests of public sets and of guard_texts/, against plain questions and look-alikes,
 which are harmless texts with words of harmful ones. For each guard: recall at .1, 1 and 2 % false
 alarms, by set and category, with obfuscated forms and other languages, the share of texts that
-reach the encoder, and the decisions of the shipped policy. Texts are never printed. `--json` also
+reach the encoder, and the decisions of the shipped guard. Texts are never printed. `--json` also
 writes the figures.
 """
 
@@ -27,7 +27,7 @@ from services.guardrail.detection.normalization import variants
 from services.guardrail.detection.rules import match_request
 from services.guardrail.encoder.encoder import Encoder
 from services.guardrail.encoder.weights import base_directory, read_weights
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 from services.guardrail.settings import ENCODER_DIRECTORY, WEIGHTS_DIRECTORY
 from services.guardrail.verdict import Judge
 from training.benchmarks.data import mmlu_subjects
@@ -184,7 +184,7 @@ def guards(weights: Path, cascade: Cascade, encoder: Encoder) -> dict[str, Score
     def classifier(texts: Sequence[str]) -> Any:
         return linear.margins(texts).max(axis=1)
 
-    def policy(texts: Sequence[str]) -> Any:
+    def guard(texts: Sequence[str]) -> Any:
         readings = [variants(text) for text in texts]
         scores = np.maximum(
             classifier([each[0] for each in readings]), classifier([each[-1] for each in readings])
@@ -205,7 +205,7 @@ def guards(weights: Path, cascade: Cascade, encoder: Encoder) -> dict[str, Score
     return {
         "keywords": keywords,
         "linear classifier": classifier,
-        "rules and linear classifier": policy,
+        "rules and linear classifier": guard,
         "encoder": encoder_alone,
         "cascade": stages,
     }
@@ -335,12 +335,12 @@ def _triples(text: str) -> set[tuple[str, ...]]:
 
 
 def shipped_decisions(cascade: Cascade, sets: Sequence[Texts]) -> dict[str, Any]:
-    """Print and return the texts that the policy refuses at its own limits."""
-    policy = Policy(cascade, "US", lambda stage, verdict: None)
-    print("\nrefused by the shipped policy")
+    """Print and return the texts that the guard refuses at its own limits."""
+    guard = Guard(cascade, "US", lambda stage, verdict: None)
+    print("\nrefused by the shipped guard")
     figures = {}
     for one in sets:
-        refused = [policy.judge_input([text]).action is Action.BLOCK for text in one.texts]
+        refused = [guard.judge_input([text]).action is Action.BLOCK for text in one.texts]
         figures[one.source] = _share(np.array(refused))
         hits, count, *_ = figures[one.source]
         print(f"  {one.group + ': ' + one.source:<62}{hits:>5} of {count:<5}{hits / count:7.1%}")

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from unittest.mock import patch
 
-from services.guardrail import hold_back, policy
+from services.guardrail import guard, hold_back
 from services.guardrail.cascade import read_cascade
 from services.guardrail.detection import normalization, views
 from services.guardrail.detection.markdown import ShownText
@@ -48,7 +48,7 @@ INPUT = "how do i learn python, it is **very** hard & i have no time?"
 
 
 def main() -> None:
-    judge = policy.Policy(
+    judge = guard.Guard(
         read_cascade(WEIGHTS_DIRECTORY, ENCODER_DIRECTORY), "US", lambda stage, verdict: None
     )
     print(f"{'text':<34}{'characters':>11}{'ms':>8}{'ratio to source only':>22}")
@@ -66,7 +66,7 @@ def main() -> None:
     _report_hard(judge)
 
 
-def _report_hard(judge: policy.Policy) -> None:
+def _report_hard(judge: guard.Guard) -> None:
     """Print the time of hard texts for 1,000 characters, beside ordinary words in one run."""
     words = (PROSE * 8)[:HARD_CHARACTERS]
     print(f"\n{'correction of':<34}{'ms for 1,000 characters':>24}{'ratio to words':>16}")

@@ -22,7 +22,7 @@ from pathlib import Path
 from infra.install import documentation
 from services.contracts.chat import Action
 from services.guardrail.cascade import read_cascade
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 from services.guardrail.settings import ENCODER_DIRECTORY, WEIGHTS_DIRECTORY
 from training.corpus.document import Document, Origin, Page
 from training.corpus.extraction import extract
@@ -66,9 +66,7 @@ def main() -> None:
         DIGESTS.write_text("".join(f"{value}  {name}\n" for name, value in digests().items()))
         return
     report_other_texts()
-    guard = Policy(
-        read_cascade(options.weights, options.encoder), "US", lambda stage, verdict: None
-    )
+    guard = Guard(read_cascade(options.weights, options.encoder), "US", lambda stage, verdict: None)
 
     def refuses(text: str) -> bool:
         return guard.judge_input([text]).action is Action.BLOCK

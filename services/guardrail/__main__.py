@@ -11,7 +11,7 @@ from services.guardrail.access import CALLERS
 from services.guardrail.cascade import Unsure, read_cascade
 from services.guardrail.detection.spans import personal_spans
 from services.guardrail.encoder.parts import Part
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
 from services.guardrail.verdict import VERDICTS, Stage, Verdict
@@ -21,7 +21,7 @@ WARM_UP = "call +1 415 555 2671 or write to nobody"
 
 @asynccontextmanager
 async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registration]]:
-    """Load the classifier and create policy and servicer."""
+    """Load the classifier and create guard and servicer."""
 
     def observe(stage: Stage, verdict: Verdict) -> None:
         VERDICTS.labels(stage, verdict.action, verdict.category or "none").inc()
@@ -32,7 +32,7 @@ async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registra
     cascade.judge([WARM_UP])
     cascade.second_stage(Unsure((Part(WARM_UP, 0.0),)))
     list(personal_spans(WARM_UP, settings.phone_region))
-    servicer = GuardrailServicer(Policy(cascade, settings.phone_region, observe))
+    servicer = GuardrailServicer(Guard(cascade, settings.phone_region, observe))
     yield [Registration(NAME, guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server, servicer)]
 
 

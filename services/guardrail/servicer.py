@@ -1,4 +1,4 @@
-"""Servicer of GuardrailService: checks limits, calls the policy, converts verdicts.
+"""Servicer of GuardrailService: checks limits, calls the guard, converts verdicts.
 
 Longer texts than INLINE_CHARACTERS and INLINE_PENDING_CHARACTERS, and prompts for the encoder, are
 judged in one of two threads, until their call ends. Texts written by users, such as corrections,
@@ -31,7 +31,7 @@ from services.contracts.limits import (
     field_error,
 )
 from services.contracts.wire import ACTION_NUMBERS, ROLES
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 from services.guardrail.verdict import REJECTION_TEXTS, Verdict
 
 NAME = "thumbwheel.guardrail.v1.GuardrailService"
@@ -59,8 +59,8 @@ ResultT = TypeVar("ResultT")
 class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
     """Implementation of the service in proto/thumbwheel/guardrail/v1."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
         self._threads = BoundedThreads(THREADS, "guardrail")
         self._written = OwnedThreads(WRITTEN_THREADS, "guardrail-written", MAX_WRITTEN_WAITING)
 
@@ -95,7 +95,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         verdict = await self._judge(
             judged,
             [],
-            lambda checkpoint: self._policy.judge_input(
+            lambda checkpoint: self._guard.judge_input(
                 judged, checkpoint, instructions=instructions
             ),
             instructions,
@@ -138,7 +138,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
     def _output(
         self, request: guardrail_pb2.CheckOutputRequest, checkpoint: Checkpoint
     ) -> guardrail_pb2.CheckOutputResponse:
-        release = self._policy.judge_output(
+        release = self._guard.judge_output(
             request.prompt, request.released_tail, request.pending, request.final, checkpoint
         )
         return guardrail_pb2.CheckOutputResponse(
@@ -175,8 +175,8 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             characters <= INLINE_CHARACTERS and pending_characters <= INLINE_PENDING_CHARACTERS
         )
         if is_short and not (
-            any(map(self._policy.is_unsure, prompts))
-            or any(self._policy.is_unsure(text, is_instruction=True) for text in instructions)
+            any(map(self._guard.is_unsure, prompts))
+            or any(self._guard.is_unsure(text, is_instruction=True) for text in instructions)
         ):
             return work(no_checkpoint)
         return await self._threads.run(work)
@@ -186,7 +186,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             action=ACTION_NUMBERS[verdict.action],
             category=verdict.category,
             score=verdict.score,
-            policy_version=self._policy.version,
+            policy_version=self._guard.version,
         )
 
 

@@ -1,10 +1,10 @@
-"""The shipped policy and its reported verdicts."""
+"""The shipped guard and its reported verdicts."""
 
 import pytest
 
 from services.guardrail.cascade import Cascade, read_cascade
 from services.guardrail.detection.classifier import Classifier, read_classifier
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 from services.guardrail.settings import ENCODER_DIRECTORY, WEIGHTS_DIRECTORY
 from services.guardrail.verdict import Stage, Verdict
 
@@ -28,11 +28,11 @@ def cascade() -> Cascade:
 
 
 @pytest.fixture
-def policy(cascade: Cascade, observed: list[tuple[Stage, Verdict]]) -> Policy:
-    return Policy(cascade, "US", lambda stage, verdict: observed.append((stage, verdict)))
+def guard(cascade: Cascade, observed: list[tuple[Stage, Verdict]]) -> Guard:
+    return Guard(cascade, "US", lambda stage, verdict: observed.append((stage, verdict)))
 
 
 @pytest.fixture(scope="session")
-def policy_once(cascade: Cascade) -> Policy:
+def guard_once(cascade: Cascade) -> Guard:
     """Policy shared by all examples of a property test."""
-    return Policy(cascade, "US", lambda stage, verdict: None)
+    return Guard(cascade, "US", lambda stage, verdict: None)

@@ -9,7 +9,7 @@ from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.chassis.errors import from_rpc
 from services.contracts.limits import MAX_PENDING_CHARACTERS, MAX_REQUEST_CHARACTERS
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 from services.guardrail.servicer import (
     INLINE_CHARACTERS,
     INLINE_PENDING_CHARACTERS,
@@ -76,9 +76,9 @@ LARGEST = {
 
 
 @pytest.mark.parametrize("name", LARGEST)
-async def test_largest_requests_are_judged_in_little_time(policy: Policy, name: str) -> None:
+async def test_largest_requests_are_judged_in_little_time(guard: Guard, name: str) -> None:
     method, request = LARGEST[name]
-    async with client(policy) as stub:
+    async with client(guard) as stub:
         with measure_callbacks() as longest:
             await getattr(stub, method)(request, timeout=30)
     assert longest.cpu_seconds <= MAX_CALLBACK_SECONDS
@@ -94,19 +94,19 @@ TOO_MANY = {
 
 
 @pytest.mark.parametrize("field", TOO_MANY)
-async def test_too_many_texts_are_refused_in_little_time(policy: Policy, field: str) -> None:
+async def test_too_many_texts_are_refused_in_little_time(guard: Guard, field: str) -> None:
     method, build = TOO_MANY[field]
     request = build()
-    async with client(policy) as stub:
+    async with client(guard) as stub:
         with measure_callbacks() as longest, pytest.raises(grpc.aio.AioRpcError) as caught:
             await getattr(stub, method)(request, timeout=30)
     assert from_rpc(caught.value, "guardrail").field == field
     assert longest.cpu_seconds <= MAX_CALLBACK_SECONDS
 
 
-async def test_message_beyond_the_receive_limit_is_refused(policy: Policy) -> None:
+async def test_message_beyond_the_receive_limit_is_refused(guard: Guard) -> None:
     request = guardrail_pb2.CheckInputRequest(texts=["a" * 1024] * 1024)
-    async with client(policy) as stub:
+    async with client(guard) as stub:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await stub.CheckInput(request, timeout=30)
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -10,7 +10,7 @@ from services.guardrail.cascade import Cascade, Unsure
 from services.guardrail.detection.classifier import Classifier
 from services.guardrail.encoder.encoder import Reading
 from services.guardrail.encoder.weights import Limits
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 from services.guardrail.verdict import Category, Judge
 
 ORDINARY = "how do i learn python?"
@@ -78,18 +78,18 @@ def test_equal_readings_are_judged_once(classifier: Classifier) -> None:
 
 
 def test_failure_of_the_encoder_is_an_error_and_no_verdict(classifier: Classifier) -> None:
-    policy = Policy(cascade_of(classifier, FailingEncoder()), "US", lambda stage, verdict: None)
-    assert policy.judge_input([ORDINARY]).action is Action.ALLOW
+    guard = Guard(cascade_of(classifier, FailingEncoder()), "US", lambda stage, verdict: None)
+    assert guard.judge_input([ORDINARY]).action is Action.ALLOW
     for _ in range(2):
         with pytest.raises(EncoderFailure):
-            policy.judge_input([UNSURE])
+            guard.judge_input([UNSURE])
 
 
 def test_verdict_of_the_encoder_is_kept_for_the_parts_of_the_answer(classifier: Classifier) -> None:
     encoder = FixedEncoder(harmful=50.0)
-    policy = Policy(cascade_of(classifier, encoder), "US", lambda stage, verdict: None)
-    assert policy.is_unsure(UNSURE)
-    assert policy.judge_input([UNSURE]).category is Category.FRAUD
-    assert not policy.is_unsure(UNSURE)
-    assert policy.judge_output(UNSURE, "", "First ", False).verdict.category is Category.FRAUD
+    guard = Guard(cascade_of(classifier, encoder), "US", lambda stage, verdict: None)
+    assert guard.is_unsure(UNSURE)
+    assert guard.judge_input([UNSURE]).category is Category.FRAUD
+    assert not guard.is_unsure(UNSURE)
+    assert guard.judge_output(UNSURE, "", "First ", False).verdict.category is Category.FRAUD
     assert encoder.judged == [UNSURE]

@@ -15,8 +15,8 @@ from markdown_it import MarkdownIt
 from services.chassis.threads import AbandonedError
 from services.guardrail.detection.spans import Span
 from services.guardrail.detection.views import find_spans
+from services.guardrail.guard import Guard
 from services.guardrail.hold_back import decide_prefix
-from services.guardrail.policy import Policy
 
 VIOLATIONS = (
     "jane.doe@acme.com",
@@ -107,13 +107,13 @@ PIECES = st.one_of(
 )
 
 
-def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]]:
+def stream(guard: Guard, answer: str, cuts: list[int]) -> tuple[str, list[str]]:
     """Release an answer in chunks as the gateway does; return the whole and the single releases."""
     released, pending, position, parts = "", "", 0, []
     for cut in [*cuts, len(answer)]:
         pending += answer[position:cut]
         position = cut
-        release = policy.judge_output("hi", released[-2_000:], pending, cut == len(answer))
+        release = guard.judge_output("hi", released[-2_000:], pending, cut == len(answer))
         assert 0 <= release.held_characters <= len(pending)
         released += release.text
         parts.append(release.text)
@@ -124,21 +124,20 @@ def stream(policy: Policy, answer: str, cuts: list[int]) -> tuple[str, list[str]
 @settings(max_examples=250)
 @given(st.lists(PIECES, min_size=1, max_size=6), st.data())
 def test_released_text_does_not_depend_on_the_chunks(
-    policy_once: Policy, pieces: list[str], data: st.DataObject
+    guard_once: Guard, pieces: list[str], data: st.DataObject
 ) -> None:
     answer = "".join(pieces)
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(answer) - 1)), max_size=40)))
     assert (
-        stream(policy_once, answer, cuts)[0]
-        == policy_once.judge_output("hi", "", answer, True).text
+        stream(guard_once, answer, cuts)[0] == guard_once.judge_output("hi", "", answer, True).text
     )
 
 
-def test_no_part_of_a_violation_is_released_character_by_character(policy_once: Policy) -> None:
+def test_no_part_of_a_violation_is_released_character_by_character(guard_once: Guard) -> None:
     for violation in VIOLATIONS:
         secret = SECRET_PARTS.get(violation, violation)
         answer = f"Sure, this is it: {violation} and more text follows here."
-        released, _ = stream(policy_once, answer, list(range(1, len(answer))))
+        released, _ = stream(guard_once, answer, list(range(1, len(answer))))
         assert released.endswith(" and more text follows here."), violation
         before = released[: -len(" and more text follows here.")]
         assert "removed]" in before, violation
@@ -147,14 +146,14 @@ def test_no_part_of_a_violation_is_released_character_by_character(policy_once: 
 
 
 @pytest.mark.parametrize("violation", SHOWN_VIOLATIONS)
-def test_no_part_of_a_shown_violation_is_released(policy_once: Policy, violation: str) -> None:
+def test_no_part_of_a_shown_violation_is_released(guard_once: Guard, violation: str) -> None:
     """Finding S-25: the guard judged the source of an answer, and readers see the shown text."""
     answer = f"This is it:\n\n{violation} and more text follows here."
-    whole = policy_once.judge_output("hi", "", answer, True).text
+    whole = guard_once.judge_output("hi", "", answer, True).text
     assert "removed]" in whole
     assert whole.endswith(" and more text follows here.")
     assert not re.search("1111|EXAMPLE|acme|hunter|3jVmN|4399|5698|MII|Ab3dE", whole)
-    assert stream(policy_once, answer, list(range(1, len(answer))))[0] == whole
+    assert stream(guard_once, answer, list(range(1, len(answer))))[0] == whole
 
 
 def disguised(secret: str, choose: random.Random) -> str:
@@ -186,7 +185,7 @@ def disguised(secret: str, choose: random.Random) -> str:
     st.randoms(use_true_random=False),
 )
 def test_shown_text_of_a_release_contains_no_secret(
-    policy_once: Policy, secret: str, choose: random.Random
+    guard_once: Guard, secret: str, choose: random.Random
 ) -> None:
     """CommonMark's rendering by markdown-it is the reference for what is shown."""
 
@@ -195,7 +194,7 @@ def test_shown_text_of_a_release_contains_no_secret(
         return re.sub("[\u200b\u00ad]", "", rendered)
 
     answer = f"This is it: {disguised(secret, choose)} and more."
-    release = policy_once.judge_output("hi", "", answer, True)
+    release = guard_once.judge_output("hi", "", answer, True)
     assert secret not in shown(release.text)
     if secret in shown(answer):
         assert "removed]" in release.text
@@ -204,25 +203,25 @@ def test_shown_text_of_a_release_contains_no_secret(
 @settings(max_examples=100)
 @given(st.text(), st.data())
 def test_released_text_of_arbitrary_characters_does_not_depend_on_chunks(
-    policy_once: Policy, answer: str, data: st.DataObject
+    guard_once: Guard, answer: str, data: st.DataObject
 ) -> None:
     cuts = sorted(data.draw(st.sets(st.integers(1, max(1, len(answer) - 1)), max_size=20)))
-    whole = policy_once.judge_output("hi", "", answer, True)
-    assert stream(policy_once, answer, cuts)[0] == whole.text
+    whole = guard_once.judge_output("hi", "", answer, True)
+    assert stream(guard_once, answer, cuts)[0] == whole.text
     assert whole.held_characters == 0
 
 
-def test_ordinary_words_are_released_at_their_end(policy_once: Policy) -> None:
-    release = policy_once.judge_output("hi", "", "The capital of France is Par", False)
+def test_ordinary_words_are_released_at_their_end(guard_once: Guard) -> None:
+    release = guard_once.judge_output("hi", "", "The capital of France is Par", False)
     assert (release.text, release.held_characters) == ("The capital of France is ", 3)
 
 
-def test_chinese_answer_is_released_without_spaces(policy_once: Policy) -> None:
-    release = policy_once.judge_output("hi", "", "法国的首都是巴黎", False)
+def test_chinese_answer_is_released_without_spaces(guard_once: Guard) -> None:
+    release = guard_once.judge_output("hi", "", "法国的首都是巴黎", False)
     assert release.held_characters <= 1
 
 
-def test_held_back_text_is_bounded(policy_once: Policy) -> None:
+def test_held_back_text_is_bounded(guard_once: Guard) -> None:
     for endless in (
         "a" * 5_000,
         "1 " * 5_000,
@@ -232,7 +231,7 @@ def test_held_back_text_is_bounded(policy_once: Policy) -> None:
         pending = ""
         for start in range(0, len(endless), 500):
             pending += endless[start : start + 500]
-            release = policy_once.judge_output("hi", "", pending, False)
+            release = guard_once.judge_output("hi", "", pending, False)
             held = max(held, release.held_characters)
             pending = (
                 pending[len(pending) - release.held_characters :] if release.held_characters else ""
@@ -277,7 +276,7 @@ def test_windows_of_a_text_are_bounded(unit: str) -> None:
     "unit", ["1-\u2800", "1-- ", "2-- ", "212-- ", "4 1 5 5 5 5 2 6 7 1 ", "4155552671% ", "+1-1 "]
 )
 def test_matcher_of_phone_numbers_reads_a_bounded_number_of_characters(
-    monkeypatch: pytest.MonkeyPatch, policy_once: Policy, unit: str
+    monkeypatch: pytest.MonkeyPatch, guard_once: Guard, unit: str
 ) -> None:
     """Finding N-02: a window for each of 2,730 numbers took 4 to 9 s for 8,190 characters."""
     matched = []
@@ -289,7 +288,7 @@ def test_matcher_of_phone_numbers_reads_a_bounded_number_of_characters(
 
     monkeypatch.setattr(phonenumbers, "PhoneNumberMatcher", CountedMatcher)
     text = (unit * 300)[:600]
-    policy_once.judge_output("hi", "", text, True)
+    guard_once.judge_output("hi", "", text, True)
     assert sum(matched) <= 2 * len(text)
 
 
@@ -309,7 +308,7 @@ def test_searches_in_one_word_are_bounded(unit: str) -> None:
     assert decided.spans[-1].end == len(text)
 
 
-def test_abandoned_text_is_left_at_the_next_word(policy_once: Policy) -> None:
+def test_abandoned_text_is_left_at_the_next_word(guard_once: Guard) -> None:
     calls = itertools.count()
 
     def checkpoint() -> None:
@@ -317,7 +316,7 @@ def test_abandoned_text_is_left_at_the_next_word(policy_once: Policy) -> None:
             raise AbandonedError
 
     with pytest.raises(AbandonedError):
-        policy_once.judge_output("hi", "", "1-- " * 2_000, True, checkpoint)
+        guard_once.judge_output("hi", "", "1-- " * 2_000, True, checkpoint)
     assert next(calls) == 11
 
 

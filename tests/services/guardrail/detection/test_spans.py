@@ -3,11 +3,11 @@
 import pytest
 
 from services.guardrail.detection.spans import iban_holds, luhn_holds
-from services.guardrail.policy import Policy
+from services.guardrail.guard import Guard
 
 
-def shown(policy: Policy, text: str) -> str:
-    return policy.judge_output("hi", "", text, True).text
+def shown(guard: Guard, text: str) -> str:
+    return guard.judge_output("hi", "", text, True).text
 
 
 @pytest.mark.parametrize(
@@ -37,9 +37,9 @@ def shown(policy: Policy, text: str) -> str:
     ],
 )
 def test_lookalikes_of_secrets_and_personal_data_are_not_replaced(
-    policy_once: Policy, text: str
+    guard_once: Guard, text: str
 ) -> None:
-    assert shown(policy_once, text) == text
+    assert shown(guard_once, text) == text
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_lookalikes_of_secrets_and_personal_data_are_not_replaced(
         ("two: a@b.org,c@d.org", "two: [e-mail address removed],[e-mail address removed]"),
     ],
 )
-def test_replacement_names_the_removed_data(policy_once: Policy, text: str, expected: str) -> None:
-    assert shown(policy_once, text) == expected
+def test_replacement_names_the_removed_data(guard_once: Guard, text: str, expected: str) -> None:
+    assert shown(guard_once, text) == expected
 
 
 def test_check_digits_follow_the_standards() -> None:

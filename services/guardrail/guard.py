@@ -1,4 +1,4 @@
-"""Policy: judges the texts of users, and the release of an answer."""
+"""Guard: judges the texts of users, and the release of an answer."""
 
 import hashlib
 from collections import OrderedDict
@@ -42,7 +42,7 @@ class Release:
     held_characters: int
 
 
-class Policy:
+class Guard:
     """Combination of rules, classifiers and detectors; `version` is a hash over all of them."""
 
     def __init__(self, cascade: Cascade, phone_region: str, observe: Observer) -> None:
