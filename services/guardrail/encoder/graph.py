@@ -13,7 +13,9 @@ import openvino as ov
 from openvino import opset15 as ops
 
 WIDTH, ATTENTION_HEADS, EPSILON = 384, 12, 1e-12
-WEIGHT_LEVELS, ACTIVATION_LEVELS = 255, 256
+# Weights use the middle half of their levels, so that sums of two products fit 16 bits, as they must
+# on processors without VNNI.
+WEIGHT_LEVELS, WEIGHT_RANGE, ACTIVATION_LEVELS = 255, 2, 256
 # Inputs of the linear layers whose ranges the training measures, in the order of `ranges`.
 INPUTS = ("attention.self", "attention.output", "intermediate", "output")
 LINEAR = (
@@ -102,7 +104,7 @@ class _Builder:
 
     def _linear(self, x: ov.Node, name: str) -> ov.Node:
         weights = self._weights[f"{name}.weight"]
-        highest = np.maximum(np.abs(weights).max(axis=1, keepdims=True), 1e-6)
+        highest = WEIGHT_RANGE * np.maximum(np.abs(weights).max(axis=1, keepdims=True), 1e-6)
         low, high = ops.constant(-highest), ops.constant(highest)
         rounded = ops.fake_quantize(
             ops.constant(np.ascontiguousarray(weights)), low, high, low, high, WEIGHT_LEVELS

@@ -86,7 +86,10 @@ def fit(
         rate = min(1.0, share / WARM_UP) * 0.5 * (1 + math.cos(math.pi * share))
         for group in optimizer.param_groups:
             group["lr"] = RATE * max(rate, 1e-3)
-        loss = loss_of(model(*batch(tokenizer, [one.text for one in examples])), examples)
+        # A quarter of the time on a processor with bfloat16.
+        with torch.autocast("cpu", torch.bfloat16):
+            logits_BH = model(*batch(tokenizer, [one.text for one in examples]))
+        loss = loss_of(logits_BH.float(), examples)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -63,12 +63,12 @@ def guard_encoder() -> EncoderConfig:
     """Return the config of the shipped weights."""
     return EncoderConfig(
         version="guardrail-encoder-1",
-        epochs=2,
+        epochs=3,
         rank=16,
         documents_a_kind=100,
         measured_texts=1_000,
         first_stage=-3.0,
-        weight=1.0,
+        weight=0.7,
         look_alikes=0.015,
         plain=0.005,
         seed=0,
