@@ -13,8 +13,8 @@ import openvino as ov
 from openvino import opset15 as ops
 
 WIDTH, ATTENTION_HEADS, EPSILON = 384, 12, 1e-12
-# Weights use the middle half of their levels, so that sums of two products fit 16 bits, as they must
-# on processors without VNNI.
+# Weights use the middle half of their levels: on processors without VNNI, sums of two products
+# must fit 16 bits.
 WEIGHT_LEVELS, WEIGHT_RANGE, ACTIVATION_LEVELS = 255, 2, 256
 # Inputs of the linear layers whose ranges the training measures, in the order of `ranges`.
 INPUTS = ("attention.self", "attention.output", "intermediate", "output")
