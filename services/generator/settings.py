@@ -5,7 +5,6 @@ from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -13,13 +12,13 @@ from pydantic import (
     ConfigDict,
     Field,
     SecretStr,
-    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 from pydantic_settings import SettingsConfigDict
 
 from services.chassis.database.settings import PostgresParts
+from services.chassis.endpoints import EndpointUrl
 from services.chassis.settings import HeaderKey, ServiceSettings
 from services.contracts.chat import Task
 from services.contracts.identifiers import EXTERNAL_PREFIX
@@ -78,11 +77,7 @@ class ExternalModelSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
-    url: str = Field(
-        max_length=2048,
-        pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*[^/?#\s])?$",
-        description="base URL, such as https://api.example.com/v1",
-    )
+    url: EndpointUrl = Field(description="base URL, such as https://api.example.com/v1")
     model: str = Field(
         min_length=1, max_length=256, description="name of the model at the endpoint"
     )
@@ -99,17 +94,6 @@ class ExternalModelSettings(BaseModel):
         frozenset(Parameter) - {Parameter.MAX_COMPLETION_TOKENS},
         description="parameters that the endpoint accepts",
     )
-
-    @field_validator("url")
-    @classmethod
-    def _encrypted(cls, url: str) -> str:
-        host = urlsplit(url).hostname or ""
-        is_inside = "." not in host or host.endswith((".svc", ".svc.cluster.local", ".localhost"))
-        if url.startswith("http://") and not (is_inside or host == "127.0.0.1"):
-            raise PydanticCustomError(
-                "unencrypted", "must begin with https://, except for a host inside the cluster"
-            )
-        return url
 
 
 class GeneratorSettings(PostgresParts, ServiceSettings):

@@ -53,6 +53,7 @@ CHASSIS_FILES = {
     "__init__",
     "admission",
     "channel",
+    "endpoints",
     "errors",
     "health",
     "identity",

@@ -9,16 +9,15 @@ import io
 import json
 import logging
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import aiohttp
 from aiohttp.http_exceptions import LineTooLong
 from thumbwheel.chat.v1 import chat_pb2
 
 from chat_format.control_tokens import ControlTokens
+from services.chassis.endpoints import UnreadableKeyError, read_key
 from services.chassis.errors import FailedPreconditionError, NotFoundError
 from services.chassis.retries import retry_delay
 from services.chassis.telemetry import fields
@@ -38,7 +37,6 @@ from services.generator.metrics import EXTERNAL_ANSWERS
 
 log = logging.getLogger(__name__)
 
-KEY = re.compile(r"[!-~]{1,4096}")
 # Delays before a request is repeated, in addition to the endpoint's Retry-After.
 ATTEMPTS = 3
 FIRST_PAUSE_SECONDS, LAST_PAUSE_SECONDS = 0.6, 1.2
@@ -136,7 +134,10 @@ class ExternalEndpoint:
         sampling: Sampling,
         on_chunk: Callable[[Chunk], None],
     ) -> None:
-        key = await asyncio.to_thread(read_key, self._model.key_file)
+        try:
+            key = await asyncio.to_thread(read_key, self._model.key_file)
+        except UnreadableKeyError as error:
+            raise ExternalModelError(Outcome.KEY_UNREADABLE) from error
         body = json.dumps(_body(self._model, messages, sampling)).encode()
         stops = () if Parameter.STOP in self._model.parameters else sampling.stop
         checked = _CheckedAnswer(sum(len(message.text) for message in messages), stops, on_chunk)
@@ -338,25 +339,6 @@ class _CheckedAnswer:
             counts = (self._prompt_characters, self._characters)
             prompt, answer = (math.ceil(count / CHARACTERS_PER_TOKEN) for count in counts)
             self._on_chunk(Chunk(usage=(prompt, answer)))
-
-
-def read_key(file: Path | None) -> str:
-    """Return the key of an endpoint, "" without a file. Blocking.
-
-    Read for each request, so that a changed secret needs no restart.
-
-    Raises:
-        ExternalModelError: the file cannot be read, or has no key.
-    """
-    if file is None:
-        return ""
-    try:
-        key = file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ExternalModelError(Outcome.KEY_UNREADABLE) from error
-    if not KEY.fullmatch(key):
-        raise ExternalModelError(Outcome.KEY_UNREADABLE)
-    return key
 
 
 def _count(value: int) -> int:
