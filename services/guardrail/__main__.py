@@ -1,20 +1,26 @@
 """Command line of the guardrail: `python -m services.guardrail`."""
 
+import asyncio
+import logging
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from thumbwheel.guardrail.v1 import guardrail_pb2_grpc
 
 from services.chassis.server import Registration, run_service
 from services.chassis.settings import load_settings
+from services.chassis.telemetry import fields
 from services.guardrail.access import CALLERS
 from services.guardrail.cascade import Unsure, read_cascade
 from services.guardrail.detection.spans import personal_spans
 from services.guardrail.encoder.parts import Part
 from services.guardrail.guard import Guard
+from services.guardrail.operator import OperatorStage, open_session
 from services.guardrail.servicer import NAME, GuardrailServicer
 from services.guardrail.settings import GuardrailSettings
 from services.guardrail.verdict import VERDICTS, Stage, Verdict
+
+log = logging.getLogger(__name__)
 
 WARM_UP = "call +1 415 555 2671 or write to nobody"
 
@@ -32,8 +38,19 @@ async def wiring(settings: GuardrailSettings) -> AsyncIterator[Sequence[Registra
     cascade.judge([WARM_UP])
     cascade.second_stage(Unsure((Part(WARM_UP, 0.0),)))
     list(personal_spans(WARM_UP, settings.phone_region))
-    servicer = GuardrailServicer(Guard(cascade, settings.phone_region, observe))
-    yield [Registration(NAME, guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server, servicer)]
+    guard = Guard(cascade, settings.phone_region, observe)
+    model = await asyncio.to_thread(settings.operator)
+    async with AsyncExitStack() as stack:
+        stage = None
+        if model:
+            session = await stack.enter_async_context(open_session(model.connections))
+            stage = OperatorStage(session, model)
+            # By the version in verdicts, their model can be found.
+            named = fields(model=model.model, format=model.format, version=model.version)
+            log.info("operator guard model used", extra=named)
+        servicer = GuardrailServicer(guard, stage)
+        add = guardrail_pb2_grpc.add_GuardrailServiceServicer_to_server
+        yield [Registration(NAME, add, servicer)]
 
 
 if __name__ == "__main__":

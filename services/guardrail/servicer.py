@@ -6,6 +6,7 @@ have two threads of their own, so that no answer waits for them, and no user for
 another.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
@@ -32,7 +33,9 @@ from services.contracts.limits import (
 )
 from services.contracts.wire import ACTION_NUMBERS, ROLES
 from services.guardrail.guard import Guard
-from services.guardrail.verdict import REJECTION_TEXTS, Verdict
+from services.guardrail.operator import OperatorStage, OperatorUnavailableError
+from services.guardrail.operator_answers import Exchange
+from services.guardrail.verdict import REJECTION_TEXTS, Verdict, strictest
 
 NAME = "thumbwheel.guardrail.v1.GuardrailService"
 
@@ -59,8 +62,8 @@ ResultT = TypeVar("ResultT")
 class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
     """Implementation of the service in proto/thumbwheel/guardrail/v1."""
 
-    def __init__(self, guard: Guard) -> None:
-        self._guard = guard
+    def __init__(self, guard: Guard, operator: OperatorStage | None = None) -> None:
+        self._guard, self._operator = guard, operator
         self._threads = BoundedThreads(THREADS, "guardrail")
         self._written = OwnedThreads(WRITTEN_THREADS, "guardrail-written", MAX_WRITTEN_WAITING)
 
@@ -100,6 +103,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             ),
             instructions,
         )
+        verdict = await self._with_operator(verdict, [Exchange(text) for text in texts])
         return guardrail_pb2.CheckInputResponse(
             verdict=self._message(verdict), rejection_text=_rejection(verdict)
         )
@@ -109,14 +113,16 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
     ) -> guardrail_pb2.CheckOutputResponse:
         _check_part(request)
         if request.written_by_user:
-            return await self._written.run_for(
+            response = await self._written.run_for(
                 current_call().caller.key, lambda checkpoint: self._output(request, checkpoint)
             )
-        return await self._judge(
-            [request.prompt],
-            [request.pending],
-            lambda checkpoint: self._output(request, checkpoint),
-        )
+        else:
+            response = await self._judge(
+                [request.prompt],
+                [request.pending],
+                lambda checkpoint: self._output(request, checkpoint),
+            )
+        return await self._output_with_operator(request, response)
 
     async def CheckOutputs(
         self, request: guardrail_pb2.CheckOutputsRequest, context: Any
@@ -133,6 +139,10 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             [check.pending for check in checks],
             lambda checkpoint: [self._output_or_empty(check, checkpoint) for check in checks],
         )
+        if self._operator:
+            results = await asyncio.gather(
+                *map(self._output_with_operator_or_empty, checks, results)
+            )
         return guardrail_pb2.CheckOutputsResponse(results=results)
 
     def _output(
@@ -161,6 +171,53 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             log.exception("output check failed")
             return guardrail_pb2.CheckOutputResponse()
 
+    async def _with_operator(self, verdict: Verdict, exchanges: Sequence[Exchange]) -> Verdict:
+        """Return the verdict, or a block by the operator's guard model on an allowed text.
+
+        Raises:
+            OperatorUnavailableError: the model gave no verdict, and failures are not skipped.
+        """
+        if self._operator is None or verdict.action is Action.BLOCK:
+            return verdict
+        return strictest((verdict, await self._operator.judge(exchanges)))
+
+    async def _output_with_operator(
+        self,
+        request: guardrail_pb2.CheckOutputRequest,
+        response: guardrail_pb2.CheckOutputResponse,
+    ) -> guardrail_pb2.CheckOutputResponse:
+        """Return the response, or a block by the operator's guard model on the text to release.
+
+        A text written by a user is judged as a request.
+
+        Raises:
+            OperatorUnavailableError: as `_with_operator`.
+        """
+        operator, is_written = self._operator, request.written_by_user
+        if operator is None or not response.release:
+            return response
+        if not (is_written or operator.judges_answers):
+            return response
+        answer = Exchange(request.prompt, request.released_tail + response.release)
+        exchange = Exchange(request.pending) if is_written else answer
+        verdict = await operator.judge([exchange])
+        if verdict.action is not Action.BLOCK:
+            return response
+        return guardrail_pb2.CheckOutputResponse(
+            verdict=self._message(verdict), rejection_text=_rejection(verdict)
+        )
+
+    async def _output_with_operator_or_empty(
+        self,
+        request: guardrail_pb2.CheckOutputRequest,
+        response: guardrail_pb2.CheckOutputResponse,
+    ) -> guardrail_pb2.CheckOutputResponse:
+        """Judge one part; without a verdict the response is empty, as of `_output_or_empty`."""
+        try:
+            return await self._output_with_operator(request, response)
+        except OperatorUnavailableError:
+            return guardrail_pb2.CheckOutputResponse()
+
     async def _judge(
         self,
         prompts: Sequence[str],
@@ -182,11 +239,14 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         return await self._threads.run(work)
 
     def _message(self, verdict: Verdict) -> guardrail_pb2.Verdict:
+        version = self._guard.version
+        if self._operator:
+            version = f"{version}-{self._operator.version}"
         return guardrail_pb2.Verdict(
             action=ACTION_NUMBERS[verdict.action],
             category=verdict.category,
             score=verdict.score,
-            policy_version=self._guard.version,
+            policy_version=version,
         )
 
 

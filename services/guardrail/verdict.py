@@ -48,6 +48,7 @@ class Judge(StrEnum):
     RULES = "rules"
     LINEAR = "linear"
     ENCODER = "encoder"
+    OPERATOR = "operator"
 
 
 STRICTNESS = {action: rank for rank, action in enumerate(Action)}
