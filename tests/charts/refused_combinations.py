@@ -24,6 +24,7 @@ RIVAL = (
     "externalModels.models.rival.model=rival-2,externalModels.models.rival.developer=Example,"
     "externalModels.models.rival.licence=proprietary"
 )
+GUARD = "guardrail.operator.model=guard-1,guardrail.operator.endpoint"
 OWN_CLAIM = "models.existingClaim="
 ONE_NODE = "models.accessModes to [ReadWriteMany] models.existingClaim"
 
@@ -341,6 +342,34 @@ BY_TEMPLATE: Cases = {
     "external models as a setting": (
         "services.generator.settings.external_models.rival.url=https://api.example/v1",
         "services.generator.settings.external_models",
+    ),
+    "a guard model without a name": (
+        "guardrail.operator.endpoint=https://guard.example/v1",
+        "guardrail.operator.model",
+    ),
+    "a guard model without TLS": (
+        f"{GUARD}=http://guard.example/v1",
+        "guardrail.operator.endpoint",
+    ),
+    "a guard model without TLS at an IPv6 address": (
+        f"{GUARD}=http://[2001:db8::1]/v1",
+        "guardrail.operator.endpoint",
+    ),
+    "egress to no guard model": (
+        "guardrail.operator.egress[0].ports[0].port=443",
+        "guardrail.operator.egress",
+    ),
+    "a guard model without its policy": (
+        f"{GUARD}=https://guard.example/v1,guardrail.operator.format=json",
+        "guardrail.operator.prompt",
+    ),
+    "a policy for a guard model that has one": (
+        f"{GUARD}=https://guard.example/v1,guardrail.operator.prompt=x",
+        "guardrail.operator.prompt",
+    ),
+    "a guard model as a setting": (
+        "services.guardrail.settings.operator_model=guard-1",
+        "services.guardrail.settings.operator_model",
     ),
     "a draw of removed items": ("reviewDraw.enabled=true,reviewDraw.days=90", "reviewDraw.days"),
     "a draw of items that are removed early": (

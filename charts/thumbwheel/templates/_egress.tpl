@@ -21,14 +21,22 @@
   {{- if $facts.objects -}}{{- $ports = concat $ports (include "thumbwheel.bucketPorts" $root | fromJsonArray) -}}{{- end -}}
 {{- end -}}
 {{- if and $facts.http (include "thumbwheel.issuers" $root) -}}{{- $ports = concat $ports $given.issuers -}}{{- end -}}
-{{- with $root.Values.monitoring.otlpEndpoint -}}
-  {{- $url := urlParse . -}}
-  {{- $default := eq $url.scheme "https" | ternary 443 80 -}}
-  {{- $ports = append $ports (regexMatch ":[0-9]+$" $url.host | ternary (splitList ":" $url.host | last | int) $default) -}}
-{{- end -}}
+{{- with $root.Values.monitoring.otlpEndpoint -}}{{- $ports = append $ports (include "thumbwheel.portOfUrl" . | int) -}}{{- end -}}
 {{- $whole := list -}}
 {{- range $ports -}}{{- $whole = append $whole (int .) -}}{{- end -}}
 {{- $whole | uniq | toJson -}}
+{{- end -}}
+
+{{/* Port of a URL. */}}
+{{- define "thumbwheel.portOfUrl" -}}
+{{- $url := urlParse . -}}
+{{- if regexMatch ":[0-9]+$" $url.host }}{{ splitList ":" $url.host | last }}{{ else }}{{ eq $url.scheme "https" | ternary 443 80 }}{{ end -}}
+{{- end -}}
+
+{{/* Non-empty if a URL begins with https://, or its host is inside the cluster or loopback. The services
+     refuse others as well, but only when their pod starts. */}}
+{{- define "thumbwheel.isEncrypted" -}}
+{{- if regexMatch "^(https://|http://([^./\\[]+|127\\.0\\.0\\.1(:[0-9]+)?|[^/]+\\.(svc|svc\\.cluster\\.local|localhost)(:[0-9]+)?)(/|$))" . }}yes{{ end -}}
 {{- end -}}
 
 {{/* Non-empty if the gateway has OIDC issuers, by its settings or by its environment. */}}
@@ -139,7 +147,7 @@
 {{- end -}}
 {{- /* Ports of stores with an error are not known. */ -}}
 {{- if not (include "thumbwheel.validateStores" .) -}}{{ include "thumbwheel.validateStorePorts" . }}{{- end -}}
-{{- range $value, $rules := dict "networkPolicies.stores" $policies.stores "networkPolicies.apiServer" $policies.apiServer "models.import.egress" .Values.models.import.egress "externalModels.egress" .Values.externalModels.egress -}}
+{{- range $value, $rules := dict "networkPolicies.stores" $policies.stores "networkPolicies.apiServer" $policies.apiServer "models.import.egress" .Values.models.import.egress "externalModels.egress" .Values.externalModels.egress "guardrail.operator.egress" .Values.guardrail.operator.egress -}}
   {{- range $rules -}}{{- range .to -}}{{- with .ipBlock -}}
     {{- $excluded := false -}}
     {{- range .except -}}{{- if include "thumbwheel.hasMetadata" . -}}{{- $excluded = true -}}{{- end -}}{{- end -}}

@@ -58,6 +58,10 @@
 {{- if eq $name "generator" -}}
   {{- with include "thumbwheel.externalModels" $root | fromYaml -}}{{- $_ := set $settings "external_models" . -}}{{- end -}}
 {{- end -}}
+{{- if eq $name "guardrail" -}}{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.guardModelSettings" $root | fromYaml) -}}{{- end -}}
+{{- if and (eq $name "gateway") $root.Values.guardrail.operator.endpoint -}}
+  {{- $_ := set $settings "guard_seconds" (addf $root.Values.guardrail.operator.timeoutSeconds 1) -}}
+{{- end -}}
 {{- if $facts.spool -}}{{- $_ := set $settings "spool_directory" "/spool" -}}{{- end -}}
 {{- if $facts.kafka -}}{{- $_ := mustMergeOverwrite $settings (include "thumbwheel.kafkaSettings" $stores.kafka | fromYaml) -}}{{- end -}}
 {{- if $facts.objects -}}

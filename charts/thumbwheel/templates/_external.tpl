@@ -55,9 +55,7 @@
 {{- else if .models -}}
 {{- $ports := list -}}
 {{- range .models -}}
-  {{- $url := urlParse .url -}}
-  {{- $default := eq $url.scheme "https" | ternary 443 80 -}}
-  {{- $ports = append $ports (regexMatch ":[0-9]+$" $url.host | ternary (splitList ":" $url.host | last | int) $default) -}}
+  {{- $ports = append $ports (include "thumbwheel.portOfUrl" .url | int) -}}
 {{- end -}}
 {{ include "thumbwheel.everywhere" ($ports | uniq | sortAlpha | toJson) }}
 {{- end -}}
@@ -92,8 +90,7 @@
   {{- if and $model.secretKey (not $v.existingSecret) -}}{{ println (printf "externalModels.existingSecret: externalModels.models.%s.secretKey names a key of that secret" $name) }}{{- end -}}
 {{- end -}}
 {{- range $name, $model := $v.models -}}
-  {{- /* The generator refuses it as well, but only when its pod starts. */ -}}
-  {{- if not (regexMatch "^(https://|http://([^./]+|127\\.0\\.0\\.1(:[0-9]+)?|[^/]+\\.(svc|svc\\.cluster\\.local|localhost)(:[0-9]+)?)(/|$))" $model.url) -}}{{ println (printf "externalModels.models.%s.url: must begin with https://, except for a host inside the cluster (NAME.NAMESPACE.svc)" $name) }}{{- end -}}
+  {{- if not (include "thumbwheel.isEncrypted" $model.url) -}}{{ println (printf "externalModels.models.%s.url: must begin with https://, except for a host inside the cluster (NAME.NAMESPACE.svc)" $name) }}{{- end -}}
 {{- end -}}
 {{- if and $v.egress (not $v.models) -}}{{ println "externalModels.egress: there are no externalModels.models" }}{{- end -}}
 {{- if hasKey (include "thumbwheel.values" (list . "generator") | fromYaml).settings "external_models" -}}{{ println "services.generator.settings.external_models: set externalModels.models, which also gives the generator keys and network access" }}{{- end -}}

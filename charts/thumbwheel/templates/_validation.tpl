@@ -28,6 +28,7 @@
 {{- if $v.monitoring.rules.enabled -}}{{ include "thumbwheel.needs" (list . "monitoring.coreos.com/v1/PrometheusRule" "monitoring.rules.enabled: the cluster has no PrometheusRule (Prometheus Operator)") }}{{- end -}}
 {{- include "thumbwheel.validateIdentity" . -}}
 {{- include "thumbwheel.validateExternal" . -}}
+{{- include "thumbwheel.validateGuardModel" . -}}
 {{- end -}}
 
 {{/* Reject stores that services cannot use. */}}

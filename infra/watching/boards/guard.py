@@ -15,6 +15,7 @@ from infra.watching.panels import (
 
 VERDICTS, SHOWN = "thumbwheel_guardrail_verdicts_total", "thumbwheel_guard_verdicts_total"
 TURNS = "thumbwheel_turns_total"
+OPERATOR = "thumbwheel_guardrail_operator_calls_total"
 GUARD_FAILED = 'job="guardrail", code!~"OK|CANCELLED"'
 
 GUARD_CALLS = "thumbwheel_rpcs_total"
@@ -72,6 +73,12 @@ POLICY = Row(
             "An answer is checked in parts, so verdicts outnumber answers.",
             Unit.PER_SECOND,
             [Query(rate(VERDICTS, "stage, action"), "{{stage}} {{action}}")],
+        ),
+        Panel(
+            "Guard model of the operator",
+            "Judged texts by result; other results than safe and unsafe are failures.",
+            Unit.PER_SECOND,
+            [Query(rate(OPERATOR, "result"), "{{result}}")],
         ),
     ),
 )

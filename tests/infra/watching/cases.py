@@ -398,6 +398,14 @@ MODELS = (
         "the guardrail blocks 40% of the requests",
     ),
     Case("ManyBlocked", {TURNS("stop"): "0+9x90", TURNS("input_blocked"): "0+1x90"}, 60),
+    Case(
+        "GuardModelSkipped",
+        {"thumbwheel_guardrail_operator_skipped_total": "0+1x40"},
+        20,
+        "15 texts were released without the operator's guard model within 15 minutes",
+    ),
+    # One call that took too long.
+    Case("GuardModelSkipped", {"thumbwheel_guardrail_operator_skipped_total": "0x10 1x30"}, 20),
 )
 
 FEEDBACK = (
