@@ -9,33 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from services.guardrail.detection.classifier import Classifier, read_classifier
 from services.guardrail.encoder.encoder import Encoder
 from services.guardrail.encoder.parts import Part, parts
 from services.guardrail.encoder.weights import base_directory, read_weights
-from services.guardrail.verdict import Category, Judge
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """Decision on a text.
-
-    Attributes:
-        category: likeliest category of harm, or injection.
-        margin: distance to the limit of the stage that decided; 0 and more is refused.
-        judge: stage that decided.
-    """
-
-    category: Category
-    margin: float
-    judge: Judge
-
-    @property
-    def probability(self) -> float:
-        """Return the margin as a value of 0 to 1, 0.5 at the limit."""
-        return float(1 / (1 + np.exp(-self.margin)))
+from services.guardrail.verdict import Category, Judge, Judgement
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,30 @@ from pathlib import Path
 
 from services.chassis.threads import Checkpoint, no_checkpoint
 from services.contracts.chat import Action
-from services.guardrail.cascade import Cascade, Judgement, Unsure
+from services.guardrail.cascade import Cascade, Unsure
 from services.guardrail.detection.normalization import variants
 from services.guardrail.detection.rules import match_answer, match_request
 from services.guardrail.detection.views import find_spans
 from services.guardrail.hold_back import DecidedPrefix, decide_prefix
-from services.guardrail.verdict import JUDGED, Category, Judge, Stage, Verdict, strictest
+from services.guardrail.policy import Policy
+from services.guardrail.verdict import (
+    JUDGED,
+    Category,
+    Judgement,
+    Stage,
+    Verdict,
+    judgement_by_rule,
+    strictest,
+)
 
 Observer = Callable[[Stage, Verdict], None]
 
-# Size of the cache of verdicts by hash of the text. A prompt is judged again with every part of the
-# answer, and with every later message of a client that sends its own history.
+# Size of the cache of judgements by hash of the text. A prompt is needed again with every part of
+# the answer, and with every later message of a client that sends its own history.
 CACHED_PROMPTS = 4_096
 # Length of released text that rules see. A match spans a request, a few words and an action, so
 # that more text cannot matter, but costs a millisecond per part.
 RULE_CHARACTERS = 300
-# Score of verdicts by rules.
-RULE_SCORE = 1.0
 
 
 @dataclass(frozen=True)
@@ -49,10 +56,11 @@ class Guard:
         self._cascade = cascade
         self._phone_region = phone_region
         self._observe = observe
+        self.policy = Policy()
         # Shared by the event loop and the threads of the servicer without a lock: each access is
         # one call of a method in C on keys of bytes, which no other thread interrupts. At worst
-        # two threads judge one prompt twice, with equal verdicts, or drop one entry too many.
-        self._prompts: OrderedDict[bytes, Verdict | Unsure] = OrderedDict()
+        # two threads judge one prompt twice, with equal results, or drop one entry too many.
+        self._prompts: OrderedDict[bytes, Judgement | Unsure] = OrderedDict()
         self.version = policy_version(cascade.digest, phone_region)
 
     def is_unsure(self, text: str, *, is_instruction: bool = False) -> bool:
@@ -118,7 +126,7 @@ class Guard:
         )
         checkpoint()
         blocked = self._blocked(prompt, released_tail, pending, decided)
-        release = Release(blocked, "", 0) if blocked else _release(pending, decided)
+        release = Release(blocked, "", 0) if blocked else _release(self.policy, pending, decided)
         self._observe(Stage.OUTPUT, release.verdict)
         return release
 
@@ -128,25 +136,26 @@ class Guard:
         """Return a blocking verdict if the exchange is harmful or the rest cannot be decided."""
         if decided.unbounded:
             category = Category.SECRET if "PRIVATE KEY" in pending else Category.UNREADABLE
-            return Verdict(Action.BLOCK, category, RULE_SCORE)
+            return self.policy.decide(judgement_by_rule(category))
         asked = self._judge_prompt(prompt)
         if asked.action is Action.BLOCK:
             return asked
         # Released text is included, because a match may start before the pending text.
         text = released_tail[-RULE_CHARACTERS:] + pending[: decided.length]
         match = match_answer(variants(text))
-        return Verdict(Action.BLOCK, match.category, RULE_SCORE) if match else None
+        return self.policy.decide(judgement_by_rule(match.category)) if match else None
 
     def _judge_prompt(self, prompt: str, *, is_instruction: bool = False) -> Verdict:
         key, result = self._first_result(prompt, is_instruction=is_instruction)
         if isinstance(result, Unsure):
-            judgement = self._cascade.second_stage(result)
-            JUDGED.labels(judgement.judge).inc()
-            result = self._prompts[key] = _verdict(judgement)
-        return result
+            result = self._prompts[key] = self._cascade.second_stage(result)
+            JUDGED.labels(result.judge).inc()
+        return self.policy.decide(result)
 
-    def _first_result(self, prompt: str, *, is_instruction: bool) -> tuple[bytes, Verdict | Unsure]:
-        """Return the key in the cache, and the verdict or the parts for the encoder."""
+    def _first_result(
+        self, prompt: str, *, is_instruction: bool
+    ) -> tuple[bytes, Judgement | Unsure]:
+        """Return the key in the cache, and the judgement or the parts for the encoder."""
         key = hashlib.sha256(prompt.encode()).digest() + bytes((is_instruction,))
         result = self._prompts.get(key)
         if result is None:
@@ -155,27 +164,22 @@ class Guard:
                 self._prompts.popitem(last=False)
         return key, result
 
-    def _judge_request(self, text: str, *, is_instruction: bool) -> Verdict | Unsure:
+    def _judge_request(self, text: str, *, is_instruction: bool) -> Judgement | Unsure:
         text_variants = variants(text)
         if match := match_request(text_variants, is_instruction=is_instruction):
-            JUDGED.labels(Judge.RULES).inc()
-            return Verdict(Action.BLOCK, match.category, RULE_SCORE)
+            by_rule = judgement_by_rule(match.category)
+            JUDGED.labels(by_rule.judge).inc()
+            return by_rule
         # The plain text, and the text with all obfuscation removed.
         judged = tuple(dict.fromkeys((text_variants[0], text_variants[-1])))
         first = self._cascade.first_stage(judged, is_instruction=is_instruction)
         if isinstance(first, Unsure):
             return first
         JUDGED.labels(first.judge).inc()
-        return _verdict(first)
+        return first
 
 
-def _verdict(judgement: Judgement) -> Verdict:
-    if judgement.margin >= 0:
-        return Verdict(Action.BLOCK, judgement.category, judgement.probability)
-    return Verdict(score=judgement.probability)
-
-
-def _release(pending: str, decided: DecidedPrefix) -> Release:
+def _release(policy: Policy, pending: str, decided: DecidedPrefix) -> Release:
     held = len(pending) - decided.length
     if not decided.spans:
         return Release(Verdict(), pending[: decided.length], held)
@@ -189,7 +193,7 @@ def _release(pending: str, decided: DecidedPrefix) -> Release:
         else Category.PII
     )
     text = "".join([*parts, pending[position : decided.length]])
-    return Release(Verdict(Action.REDACT, category, RULE_SCORE), text, held)
+    return Release(policy.decide_spans(judgement_by_rule(category)), text, held)
 
 
 def policy_version(weights_digest: str, phone_region: str) -> str:

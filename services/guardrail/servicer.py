@@ -35,7 +35,7 @@ from services.contracts.wire import ACTION_NUMBERS, ROLES
 from services.guardrail.guard import Guard
 from services.guardrail.operator import OperatorStage, OperatorUnavailableError
 from services.guardrail.operator_answers import Exchange
-from services.guardrail.verdict import REJECTION_TEXTS, Verdict, strictest
+from services.guardrail.verdict import Verdict, strictest
 
 NAME = "thumbwheel.guardrail.v1.GuardrailService"
 
@@ -105,7 +105,8 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         )
         verdict = await self._with_operator(verdict, [Exchange(text) for text in texts])
         return guardrail_pb2.CheckInputResponse(
-            verdict=self._message(verdict), rejection_text=_rejection(verdict)
+            verdict=self._message(verdict),
+            rejection_text=self._guard.policy.rejection_text(verdict),
         )
 
     async def CheckOutput(
@@ -155,7 +156,7 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
             verdict=self._message(release.verdict),
             release=release.text,
             held_characters=release.held_characters,
-            rejection_text=_rejection(release.verdict),
+            rejection_text=self._guard.policy.rejection_text(release.verdict),
         )
 
     def _output_or_empty(
@@ -204,7 +205,8 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         if verdict.action is not Action.BLOCK:
             return response
         return guardrail_pb2.CheckOutputResponse(
-            verdict=self._message(verdict), rejection_text=_rejection(verdict)
+            verdict=self._message(verdict),
+            rejection_text=self._guard.policy.rejection_text(verdict),
         )
 
     async def _output_with_operator_or_empty(
@@ -259,7 +261,3 @@ def _check_part(request: guardrail_pb2.CheckOutputRequest) -> None:
 def _check_length(field: str, text: str, limit: int) -> None:
     if len(text) > limit:
         raise field_error(field, f"at most {limit:,} characters", f"{len(text):,}")
-
-
-def _rejection(verdict: Verdict) -> str:
-    return REJECTION_TEXTS[verdict.category] if verdict.action is Action.BLOCK else ""

@@ -1,9 +1,11 @@
-"""Verdicts of the policy: actions, categories, the order of strictness, and texts for users."""
+"""Judgements and verdicts on texts: categories, judges, actions, and the order of strictness."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
 from prometheus_client import Counter
 
 from services.contracts.chat import Action
@@ -51,6 +53,31 @@ class Judge(StrEnum):
     OPERATOR = "operator"
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """Finding of a judge, without regard to the policy.
+
+    Attributes:
+        category: likeliest category of harm, injection, or the category of a span.
+        margin: distance to the limit of the judge; 0 and more is a finding, infinite for rules.
+        judge: part of the guardrail that judged.
+    """
+
+    category: Category
+    margin: float
+    judge: Judge
+
+    @property
+    def probability(self) -> float:
+        """Return the margin as a value of 0 to 1, 0.5 at the limit."""
+        return float(1 / (1 + np.exp(-self.margin)))
+
+
+def judgement_by_rule(category: Category) -> Judgement:
+    """Return the judgement of a rule or detector that matched."""
+    return Judgement(category, math.inf, Judge.RULES)
+
+
 STRICTNESS = {action: rank for rank, action in enumerate(Action)}
 
 
@@ -72,57 +99,6 @@ def strictest(verdicts: Iterable[Verdict]) -> Verdict:
         verdicts, key=lambda verdict: (STRICTNESS[verdict.action], verdict.score), default=Verdict()
     )
 
-
-HARM_TEXT = (
-    "I can't help with that, because it could hurt someone. If there is a safe question "
-    "behind it, "
-    "for example about history, prevention or safety, I'm glad to help with that."
-)
-# Texts shown instead of a blocked message or answer. The texts are friendly and do not reveal how
-# to evade the guardrail.
-REJECTION_TEXTS = {
-    **dict.fromkeys(
-        (
-            Category.HARMFUL_INTENT,
-            Category.VIOLENCE,
-            Category.ILLEGAL_GOODS,
-            Category.HATE,
-            Category.HARASSMENT,
-            Category.WEAPONS,
-            Category.CYBER,
-            Category.FRAUD,
-            Category.DISINFORMATION,
-            Category.PRIVACY,
-        ),
-        HARM_TEXT,
-    ),
-    Category.SEXUAL_CONTENT: (
-        "I can't help with sexual content. If you have a question about health, relationships or "
-        "sex education, I'm glad to help with that."
-    ),
-    Category.SELF_HARM: (
-        "I'm really sorry that you're carrying this. I can't help with hurting yourself, but "
-        "you don't have to face it alone: "
-        "please talk to someone you trust, or call your local emergency number or a crisis "
-        "line (in the US and Canada call "
-        "or text 988, in the UK and Ireland 116 123; findahelpline.com lists others). I'm "
-        "here to listen if you want to talk."
-    ),
-    Category.INJECTION: (
-        "That message tries to change the rules that I work by, so I left it unanswered. "
-        "Just tell me what you would like to get done, and I'll do my best."
-    ),
-    Category.SECRET: (
-        "I stopped here, because the rest of the answer looks like a private key or another "
-        "secret. "
-        "Ask again without it, and I'll explain the steps with placeholders."
-    ),
-    Category.UNREADABLE: (
-        "I stopped here, because the rest of the answer was a long run of characters that "
-        "can't be checked. "
-        "Please ask again, perhaps in smaller steps."
-    ),
-}
 
 # Categories come from a closed list, never from texts.
 VERDICTS = Counter(

@@ -10,7 +10,8 @@ import pytest
 from services.chassis.threads import AbandonedError
 from services.contracts.chat import Action
 from services.guardrail.guard import Guard, policy_version
-from services.guardrail.verdict import REJECTION_TEXTS, Category, Stage, Verdict, strictest
+from services.guardrail.policy import REJECTION_TEXTS
+from services.guardrail.verdict import Category, Stage, Verdict, strictest
 from tests.services.guardrail.conftest import INSTRUCTIONS
 
 ORDINARY = (

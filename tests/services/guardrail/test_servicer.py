@@ -32,6 +32,7 @@ class FailingGuard:
 
     def __init__(self, guard: Guard) -> None:
         self._guard, self.version, self.is_unsure = guard, guard.version, guard.is_unsure
+        self.policy = guard.policy
 
     def judge_output(
         self, prompt: str, released_tail: str, pending: str, final: bool, checkpoint: Checkpoint
@@ -120,6 +121,7 @@ class WaitingGuard:
 
     def __init__(self, guard: Guard) -> None:
         self._guard, self.version, self.is_unsure = guard, guard.version, guard.is_unsure
+        self.policy = guard.policy
         self.begun, self.may_end = threading.Event(), threading.Event()
 
     def judge_output(
