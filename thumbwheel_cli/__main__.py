@@ -178,6 +178,13 @@ COMMANDS = {
         ("training",),
         image_module=TRAINING,
     ),
+    "review appeals": Command(
+        "write decided appeals as texts and cases for the guard",
+        REVIEWS,
+        ("appeals",),
+        ("training",),
+        image_module=TRAINING,
+    ),
     "audit": Command("print administrative acts as JSON", OPERATE, ("audit",)),
     "keys master": Command(
         "wrap the keys of stored texts under a new master key", OPERATE, ("rotate-master-key",)

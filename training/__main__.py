@@ -107,6 +107,7 @@ GROUPS: Mapping[str, Mapping[str, Command]] = {
         "prune": Command("remove old versions that no user and no run needs", DATA),
         "draw": Command("draw stored answers for reviewers", REVIEWS),
         "export": Command("write complete reviews for evaluations", REVIEWS),
+        "appeals": Command("write decided appeals as texts and cases for the guard", REVIEWS),
         "nano-base": Command(
             "train models/nano, or a larger model of its world, from scratch",
             "training.recipes.nano_world.arguments",

@@ -41,8 +41,9 @@ MAX_CORRECTION_CHARACTERS = 8_192
 MAX_NAME_CHARACTERS = 128
 MIN_RANKED_ANSWERS, MAX_RANKED_ANSWERS = 2, 6
 
-# review.v1: answers of an item.
+# review.v1: answers of an item, reason of an appeal.
 MAX_ITEM_ANSWERS = 6
+MAX_APPEAL_REASON_CHARACTERS = 500
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

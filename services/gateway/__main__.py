@@ -13,7 +13,14 @@ from prometheus_client import REGISTRY
 from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
+from thumbwheel.review.v1 import (
+    appeal_pb2,
+    appeal_pb2_grpc,
+    arena_pb2,
+    arena_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
+)
 
 from services.chassis.admission import Admission
 from services.chassis.calls.interceptor import Authorize
@@ -62,6 +69,7 @@ from services.gateway.peers.clients import Peers
 from services.gateway.quotas.quotas import Quotas
 from services.gateway.reviews import ReviewTexts
 from services.gateway.servicer import (
+    AppealServicer,
     ArenaServicer,
     ChatServicer,
     FeedbackServicer,
@@ -130,6 +138,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             peers.feedback,
         )
         arena = ArenaServicer(peers.review)
+        appeals = AppealServicer(shared_state.quotas, peers.review)
         reviews = ReviewServicer(ReviewTexts(peers.guardrail, shared_state.quotas), peers.review)
         sessions = PageSessions(
             authenticator,
@@ -145,7 +154,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
             *OpenAiApi(turns, peers.generator, end_users).routes(router),
             *PageApi(chat, feedback, peers.generator, peers.feedback).routes(router),
             *ArenaApi(arena, peers.generator).routes(router),
-            *ReviewsApi(reviews).routes(router),
+            *ReviewsApi(appeals, reviews).routes(router),
             *Account(sessions).routes(router),
             *LoopFiles(settings.loop_directory).routes(router),
             *VersionFiles(settings.loop_directory).routes(router),
@@ -157,7 +166,7 @@ async def open_servers(settings: GatewaySettings) -> AsyncIterator[Servers]:
         # Turns are closed before the HTTP server, because their readers wait for the final events.
         stack.push_async_callback(turns.close, settings.http_drain_seconds)
         yield Servers(
-            _registrations(chat, feedback, arena, reviews, authorize, turns.hand_over),
+            _registrations(chat, feedback, arena, appeals, reviews, authorize, turns.hand_over),
             app,
             port,
         )
@@ -279,6 +288,7 @@ def _registrations(
     chat: ChatServicer,
     feedback: FeedbackServicer,
     arena: ArenaServicer,
+    appeals: AppealServicer,
     reviews: ReviewServicer,
     authorize: Authorize,
     on_drain: Callable[[], None],
@@ -286,6 +296,7 @@ def _registrations(
     chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
     feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
     arena_service = arena_pb2.DESCRIPTOR.services_by_name["ArenaService"]
+    appeal_service = appeal_pb2.DESCRIPTOR.services_by_name["AppealService"]
     review_service = review_pb2.DESCRIPTOR.services_by_name["ReviewService"]
     return [
         Registration(
@@ -307,6 +318,12 @@ def _registrations(
             arena_service.full_name,
             arena_pb2_grpc.add_ArenaServiceServicer_to_server,
             with_known_fields(arena_service, arena),
+            authorize,
+        ),
+        Registration(
+            appeal_service.full_name,
+            appeal_pb2_grpc.add_AppealServiceServicer_to_server,
+            with_known_fields(appeal_service, appeals),
             authorize,
         ),
         Registration(

@@ -6,7 +6,14 @@ from typing import Any
 
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
+from thumbwheel.review.v1 import (
+    appeal_pb2,
+    appeal_pb2_grpc,
+    arena_pb2,
+    arena_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
+)
 
 from services.chassis.identity import require_caller
 from services.contracts.chat import Role
@@ -16,6 +23,8 @@ from services.gateway.own_data import OwnData
 from services.gateway.peers.feedback import FeedbackPeer
 from services.gateway.peers.review import ReviewPeer
 from services.gateway.peers.session import ConversationsPeer
+from services.gateway.quotas.quota import Limit
+from services.gateway.quotas.quotas import Quotas
 from services.gateway.reviews import ReviewTexts
 from services.gateway.turns.request import check_request, check_uuid
 from services.gateway.turns.turns import Turns
@@ -149,6 +158,28 @@ class ArenaServicer(arena_pb2_grpc.ArenaServiceServicer):
         self, request: arena_pb2.GetLeaderboardRequest, context: Any
     ) -> arena_pb2.GetLeaderboardResponse:
         return await self._review.leaderboard(request)
+
+
+class AppealServicer(appeal_pb2_grpc.AppealServiceServicer):
+    """Appeals of the caller against blocks of the guard, by the review service.
+
+    The guard does not check the reason, since it quotes what the guard has blocked. Only reviewers
+    read it, beside the blocked text.
+    """
+
+    def __init__(self, quotas: Quotas, review: ReviewPeer) -> None:
+        self._quotas, self._review = quotas, review
+
+    async def SubmitAppeal(
+        self, request: appeal_pb2.SubmitAppealRequest, context: Any
+    ) -> appeal_pb2.SubmitAppealResponse:
+        await self._quotas.count(require_caller(), Limit.FEEDBACK)
+        return await self._review.submit_appeal(request)
+
+    async def ListAppeals(
+        self, request: appeal_pb2.ListAppealsRequest, context: Any
+    ) -> appeal_pb2.ListAppealsResponse:
+        return await self._review.appeals(request)
 
 
 class ReviewServicer(review_pb2_grpc.ReviewServiceServicer):

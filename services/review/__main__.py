@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FileDescriptor
 from sqlalchemy.ext.asyncio import AsyncEngine
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2_grpc, review_pb2_grpc
+from thumbwheel.review.v1 import appeal_pb2_grpc, arena_pb2_grpc, review_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -34,14 +34,17 @@ from services.review.peers import FeedbackPeer, GeneratorPeer, SessionPeer
 from services.review.periodic import Periodic
 from services.review.relay import Relay, RelayIntervals
 from services.review.reviewing.agreement import Agreements
+from services.review.reviewing.appeals import AppealLimits, Appeals
 from services.review.reviewing.disagreement import RatingRules
 from services.review.reviewing.items import Items
 from services.review.reviewing.reviews import Reviews
 from services.review.servicer import (
+    APPEALS_NAME,
     ARENA_NAME,
     ITEMS_NAME,
     MODELS_NAME,
     REVIEWS_NAME,
+    AppealServicer,
     ArenaServicer,
     BattleModelServicer,
     ReviewItemServicer,
@@ -49,6 +52,7 @@ from services.review.servicer import (
 )
 from services.review.settings import ReviewSettings
 from services.review.store.accounts import SqlAccountStore
+from services.review.store.appeals import SqlAppealStore
 from services.review.store.battles import SqlBattleStore
 from services.review.store.database import migrate, open_database
 from services.review.store.erasures import SqlErasureStore
@@ -96,7 +100,7 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
             settings.erasure_seconds,
             Erasures(feedback, SqlErasureStore(engine)).apply,
         )
-        reviewing, expiry = review_servicers(settings, engine, relay)
+        reviewing, expiry = review_servicers(settings, engine, relay, session)
         tasks = (relay, screening, erasures, expiry)
         running = {asyncio.create_task(task.run()) for task in tasks}
         try:
@@ -124,17 +128,21 @@ async def wiring(settings: ReviewSettings) -> AsyncIterator[Sequence[Registratio
 
 
 def review_servicers(
-    settings: ReviewSettings, engine: AsyncEngine, relay: Relay
+    settings: ReviewSettings, engine: AsyncEngine, relay: Relay, session: SessionPeer
 ) -> tuple[Sequence[Registration], Periodic]:
-    """Create the servicers of reviews and items, and the removal of old items."""
+    """Create the servicers of appeals, reviews and items, and the removal of old items."""
     store = SqlReviewStore(engine)
     items = Items(SqlItemStore(engine), settings.item_days)
+    key = settings.principal_key.get_secret_value()
+    limits = AppealLimits(settings.user_appeals_per_day, settings.tenant_appeals_per_day)
+    appeals = AppealServicer(key, Appeals(SqlAppealStore(engine), session, limits))
     reviews = ReviewServicer(
-        settings.principal_key.get_secret_value(),
+        key,
         Reviews(store, rating_rules(settings), relay.wake),
         Agreements(store, settings.raters),
     )
     registrations = [
+        Registration(APPEALS_NAME, appeal_pb2_grpc.add_AppealServiceServicer_to_server, appeals),
         Registration(REVIEWS_NAME, review_pb2_grpc.add_ReviewServiceServicer_to_server, reviews),
         Registration(
             ITEMS_NAME,

@@ -1,7 +1,7 @@
 """Allowed callers of the review service, by method; a method without an entry is denied.
 
-The gateway serves ArenaService and ReviewService to users, checks their scopes, and forwards the
-calls.
+The gateway serves ArenaService, AppealService and ReviewService to users, checks their scopes, and
+forwards the calls.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,8 @@ CALLERS: Mapping[str, frozenset[str]] = {
     "thumbwheel.review.v1.ArenaService.VoteBattle": GATEWAY,
     "thumbwheel.review.v1.ArenaService.GetLeaderboard": GATEWAY,
     "thumbwheel.review.v1.BattleModelService.ResolveBattleModel": GATEWAY,
+    "thumbwheel.review.v1.AppealService.SubmitAppeal": GATEWAY,
+    "thumbwheel.review.v1.AppealService.ListAppeals": GATEWAY,
     "thumbwheel.review.v1.ReviewService.GetNextItem": GATEWAY,
     "thumbwheel.review.v1.ReviewService.SubmitReview": GATEWAY,
     "thumbwheel.review.v1.ReviewService.SkipItem": GATEWAY,

@@ -15,17 +15,19 @@ from services.review.arena.labels import Label
 
 
 class SessionPeer:
-    """Implements `votes.Messages` with the session service."""
+    """Implements `votes.Messages` and `appeals.Answers` with the session service."""
 
     def __init__(self, stub: session_pb2_grpc.SessionServiceStub, within_seconds: float) -> None:
         self._stub, self._within_seconds = stub, within_seconds
 
     async def message(self, message_id: str) -> chat_pb2.Message:
+        return (await self.get(message_id)).message
+
+    async def get(self, message_id: str) -> session_pb2.GetMessageResponse:
         request = session_pb2.GetMessageRequest(message_id=message_id)
-        found: session_pb2.GetMessageResponse = await call_unary(
+        return await call_unary(
             "session", self._stub.GetMessage, request, within_seconds=self._within_seconds
         )
-        return found.message
 
 
 class GeneratorPeer:

@@ -6,7 +6,14 @@ Every method acts for the user of the running call, except those of ReviewItemSe
 from collections.abc import Sequence
 from typing import Any
 
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
+from thumbwheel.review.v1 import (
+    appeal_pb2,
+    appeal_pb2_grpc,
+    arena_pb2,
+    arena_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
+)
 
 from services.chassis.identity import Caller, require_caller
 from services.contracts.identifiers import principal_of
@@ -17,6 +24,7 @@ from services.review.arena.leaderboard import Leaderboards
 from services.review.arena.screening import AccountStore
 from services.review.arena.votes import Votes
 from services.review.reviewing.agreement import Agreements
+from services.review.reviewing.appeals import Appeals
 from services.review.reviewing.item import Item, Reviewer
 from services.review.reviewing.items import MAX_ITEMS, Items
 from services.review.reviewing.order import shown_order
@@ -24,6 +32,7 @@ from services.review.reviewing.reviews import Reviews
 from services.review.wire import (
     OUTCOMES,
     agreement_proto,
+    appeal_proto,
     battle_proto,
     given_review,
     item_from,
@@ -35,6 +44,7 @@ from services.review.wire import (
 
 ARENA_NAME = "thumbwheel.review.v1.ArenaService"
 MODELS_NAME = "thumbwheel.review.v1.BattleModelService"
+APPEALS_NAME = "thumbwheel.review.v1.AppealService"
 REVIEWS_NAME = "thumbwheel.review.v1.ReviewService"
 ITEMS_NAME = "thumbwheel.review.v1.ReviewItemService"
 PAGE_ACCOUNTS = 1_000
@@ -95,6 +105,27 @@ class BattleModelServicer(arena_pb2_grpc.BattleModelServiceServicer):
         _, voter = _caller(self._key)
         version = await self._battles.version_of(voter, request.model)
         return arena_pb2.ResolveBattleModelResponse(model_version=version)
+
+
+class AppealServicer(appeal_pb2_grpc.AppealServiceServicer):
+    """Implementation of AppealService in proto/thumbwheel/review/v1."""
+
+    def __init__(self, principal_key: str, appeals: Appeals) -> None:
+        self._key, self._appeals = principal_key, appeals
+
+    async def SubmitAppeal(
+        self, request: appeal_pb2.SubmitAppealRequest, context: Any
+    ) -> appeal_pb2.SubmitAppealResponse:
+        stored = await self._appeals.submit(
+            _reviewer(self._key), request.message_id, request.reason
+        )
+        return appeal_pb2.SubmitAppealResponse(appeal=appeal_proto(stored))
+
+    async def ListAppeals(
+        self, request: appeal_pb2.ListAppealsRequest, context: Any
+    ) -> appeal_pb2.ListAppealsResponse:
+        found = await self._appeals.of_caller(_reviewer(self._key))
+        return appeal_pb2.ListAppealsResponse(appeals=map(appeal_proto, found))
 
 
 class ReviewServicer(review_pb2_grpc.ReviewServiceServicer):

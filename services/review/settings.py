@@ -120,6 +120,12 @@ class ReviewSettings(PostgresParts, ServiceSettings):
     expiry_seconds: float = Field(
         3_600.0, gt=0, description="time between two removals of items that are too old"
     )
+    user_appeals_per_day: int = Field(
+        10, ge=0, description="appeals of a user against blocks of the guard in 24 hours"
+    )
+    tenant_appeals_per_day: int = Field(
+        200, ge=0, description="appeals of a tenant against blocks of the guard in 24 hours"
+    )
     erasure_seconds: float = Field(
         60.0, gt=0, description="time between two reads of feedback's list of erasures"
     )

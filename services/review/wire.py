@@ -1,9 +1,10 @@
 """Conversion of battles, leaderboards, items and reviews between protobuf and the domain."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from thumbwheel.chat.v1 import chat_pb2
-from thumbwheel.review.v1 import arena_pb2, review_pb2
+from thumbwheel.review.v1 import appeal_pb2, arena_pb2, review_pb2
 
 from services.contracts.chat import Task
 from services.contracts.limits import field_error
@@ -13,6 +14,7 @@ from services.review.arena.leaderboard import Leaderboard
 from services.review.reviewing.agreement import TenantAgreement
 from services.review.reviewing.item import (
     SCALES,
+    BlockDecision,
     ContextMessage,
     DrawnAnswer,
     DrawRule,
@@ -34,6 +36,16 @@ DRAW_RULES: Mapping[review_pb2.DrawRule.ValueType, DrawRule] = {
     review_pb2.DrawRule.Value(f"DRAW_RULE_{rule.name}"): rule for rule in DrawRule
 }
 DRAW_RULE_NUMBERS = {rule: number for number, rule in DRAW_RULES.items()}
+BLOCK_DECISIONS: Mapping[review_pb2.BlockDecision.ValueType, BlockDecision] = {
+    review_pb2.BlockDecision.Value(f"BLOCK_DECISION_{decision.name}"): decision
+    for decision in BlockDecision
+}
+BLOCK_DECISION_NUMBERS = {decision: number for number, decision in BLOCK_DECISIONS.items()}
+APPEAL_STATE_NUMBERS = {
+    None: appeal_pb2.APPEAL_STATE_OPEN,
+    BlockDecision.WRONG: appeal_pb2.APPEAL_STATE_UPHELD,
+    BlockDecision.RIGHT: appeal_pb2.APPEAL_STATE_REJECTED,
+}
 
 
 def battle_proto(battle: Battle) -> arena_pb2.Battle:
@@ -101,8 +113,10 @@ def item_from(message: review_pb2.DrawnItem, field: str) -> Item:
             differ.
     """
     shown = message.item
-    if message.rule not in DRAW_RULES:
-        raise field_error(f"{field}.rule", f"one of {', '.join(DRAW_RULES.values())}")
+    # Appeals come from users only, within their limits.
+    drawn = [rule for rule in DRAW_RULES.values() if rule is not DrawRule.APPEAL]
+    if DRAW_RULES.get(message.rule) not in drawn:
+        raise field_error(f"{field}.rule", f"one of {', '.join(drawn)}")
     for number, one in enumerate(shown.context):
         if one.role not in ROLES:
             raise field_error(
@@ -141,7 +155,7 @@ def item_proto(item: Item, order: Sequence[int]) -> review_pb2.ReviewItem:
         item: to show.
         order: places of the answers in the order in which they are shown.
     """
-    return review_pb2.ReviewItem(
+    shown = review_pb2.ReviewItem(
         item_id=item.item_id,
         context=[
             chat_pb2.HistoryMessage(role=ROLE_NUMBERS[one.role], text=one.text)
@@ -153,6 +167,20 @@ def item_proto(item: Item, order: Sequence[int]) -> review_pb2.ReviewItem:
         ],
         task=TASK_NUMBERS[item.task],
     )
+    if item.appeal:
+        shown.appeal.CopyFrom(review_pb2.AppealedBlock(**asdict(item.appeal)))
+    return shown
+
+
+def appeal_proto(reviewed: ReviewedItem) -> appeal_pb2.Appeal:
+    """Convert an appeal for its user."""
+    appeal = reviewed.item.appeal
+    return appeal_pb2.Appeal(
+        message_id=reviewed.item.message_id,
+        reason=appeal.reason if appeal else "",
+        state=APPEAL_STATE_NUMBERS[reviewed.block_decision],
+        create_time=timestamp(reviewed.create_us),
+    )
 
 
 def given_review(
@@ -161,11 +189,13 @@ def given_review(
     """Convert the review of a request.
 
     Raises:
-        InvalidArgumentError: the request has none.
+        InvalidArgumentError: the request has none, or its decision is unknown.
     """
     if not request.HasField("review"):
         raise field_error("review", "set")
     review = request.review
+    if review.block_decision and review.block_decision not in BLOCK_DECISIONS:
+        raise field_error("review.block_decision", f"one of {', '.join(BlockDecision)}")
     return GivenReview(
         scores=[
             (scores.answer_id, [getattr(scores, scale) for scale in SCALES])
@@ -174,6 +204,7 @@ def given_review(
         ranks=[(rank.answer_id, rank.rank) for rank in review.ranks],
         written_answer=review.written_answer,
         comment=review.comment,
+        block=BLOCK_DECISIONS.get(review.block_decision),
     )
 
 
@@ -193,6 +224,8 @@ def review_proto(review: Review, order: Sequence[int], principal: str = "") -> r
         submit_time=timestamp(review.submit_us),
         own=review.rater == principal,
     )
+    if judgement.opinion.block:
+        found.block_decision = BLOCK_DECISION_NUMBERS[judgement.opinion.block]
     for answer_id, place in shown:
         scores = dict(zip(SCALES, judgement.opinion.scores[place], strict=True))
         found.scores.add(answer_id=answer_id, **scores)

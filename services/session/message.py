@@ -16,7 +16,8 @@ class Message:
     `position` counts within the conversation. `depth` is the number of ancestors, or -1 in rows
     from before migration 0003. `pinned_ids` are the ancestors needed in every context: system
     messages and the first user message, in order. `context_ids` of an answer are the messages that
-    the model received, oldest first.
+    the model received, oldest first. The verdict of the guard, `guard_category`, `guard_score` and
+    `policy_version`, is that of a blocked answer, else empty.
     """
 
     id: str
@@ -36,6 +37,14 @@ class Message:
     context_ids: tuple[str, ...] = ()
     model_version: str = ""
     arm: str = ""
+    guard_category: str = ""
+    guard_score: float = 0.0
+    policy_version: str = ""
+
+    @property
+    def is_blocked(self) -> bool:
+        """True for an answer to a refused question, and for an answer that the guard ended."""
+        return self.finish_reason in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from services.chassis.identity import require_caller
 from services.session.conversations import Conversations, Erasure
 from services.session.turns import TurnBeginner, TurnFinisher
 from services.session.wire import (
+    block_proto,
     conversation_proto,
     message_proto,
 )
@@ -51,7 +52,9 @@ class SessionServicer(session_pb2_grpc.SessionServiceServicer):
             require_caller(), request.message_id
         )
         return session_pb2.GetMessageResponse(
-            message=message_proto(message), question_enhanced=question_enhanced
+            message=message_proto(message),
+            question_enhanced=question_enhanced,
+            block=block_proto(message),
         )
 
     async def GetConversation(

@@ -1,6 +1,7 @@
 """Conversion of conversations and messages to protobuf."""
 
 from thumbwheel.chat.v1 import chat_pb2
+from thumbwheel.guardrail.v1 import guardrail_pb2
 
 from services.contracts.wire import (
     FINISH_REASON_NUMBERS,
@@ -27,6 +28,18 @@ def message_proto(message: Message) -> chat_pb2.Message:
         finish_reason=FINISH_REASON_NUMBERS[message.finish_reason],
         create_time=timestamp(message.create_us),
         task=TASK_NUMBERS[message.task],
+    )
+
+
+def block_proto(message: Message) -> guardrail_pb2.Verdict | None:
+    """Convert the verdict on a blocked answer; None for other messages."""
+    if not message.guard_category:
+        return None
+    return guardrail_pb2.Verdict(
+        action=guardrail_pb2.ACTION_BLOCK,
+        category=message.guard_category,
+        score=message.guard_score,
+        policy_version=message.policy_version,
     )
 
 

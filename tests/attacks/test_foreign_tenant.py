@@ -36,6 +36,7 @@ BODIES = {
     "POST /api/feedback": [
         ({"requestId": "r", "thumb": {"up": True}}, "messageId", "message_id"),
     ],
+    "POST /api/appeals": [({}, "messageId", "message_id")],
 }
 
 

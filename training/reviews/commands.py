@@ -1,4 +1,4 @@
-"""Commands `thumbwheel review draw` and `thumbwheel review export`.
+"""Commands `thumbwheel review draw`, `thumbwheel review export` and `thumbwheel review appeals`.
 
 Modules with imports of seconds are imported on use.
 """
@@ -104,6 +104,30 @@ def describe_export(commands: Commands, reviews: argparse.ArgumentParser) -> Non
         "--tenant", default="", metavar="NAME", help="only this tenant (default: all)"
     )
     exporting.set_defaults(command=export_reviews, resumption="nothing was written")
+    appealing = commands.add_parser("appeals", parents=[reviews])
+    appealing.add_argument(
+        "--out",
+        dest="output",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of lookalikes.tsv, requests.tsv and cases.jsonl, for a person to commit",
+    )
+    appealing.add_argument(
+        "--tenant-texts",
+        type=int,
+        default=50,
+        metavar="N",
+        help="most texts of a tenant in an export (default: %(default)s)",
+    )
+    appealing.add_argument(
+        "--user-texts",
+        type=int,
+        default=5,
+        metavar="N",
+        help="most texts of a user in an export (default: %(default)s)",
+    )
+    appealing.set_defaults(command=export_decided_appeals, resumption="nothing was written")
 
 
 def draw_items(options: argparse.Namespace) -> int:
@@ -132,6 +156,20 @@ def export_reviews(options: argparse.Namespace) -> int:
     with closing(_feedback(options)) as log, closing(_review(options)) as items:
         result = export(
             items.reviewed(), log, options.output, options.language, tenant=options.tenant
+        )
+    print(result.text())
+    return 0
+
+
+def export_decided_appeals(options: argparse.Namespace) -> int:
+    """Write the decided appeals for the guard, and print counts."""
+    from training.reviews.appeals import ExportLimits, export_appeals
+
+    require_state(options)
+    limits = ExportLimits(options.tenant_texts, options.user_texts)
+    with closing(_feedback(options)) as log, closing(_review(options)) as items:
+        result = export_appeals(
+            items.reviewed(), items.quarantined(), log, options.output, options.language, limits
         )
     print(result.text())
     return 0

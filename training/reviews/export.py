@@ -24,7 +24,7 @@ from training.data.chat import Message
 from training.data.feedback.rows import DataKey
 
 SCALES = ("correctness", "helpfulness", "clarity", "safety")
-INCOMPLETE, NO_CONSENT = "incomplete", "no_consent"
+INCOMPLETE, NO_CONSENT, APPEAL = "incomplete", "no_consent", "appeal"
 REVIEWER_CONSENT, OTHER_TENANT = "review_without_consent_of_reviewer", "other_tenant"
 
 
@@ -77,6 +77,8 @@ def export(
     for one in reviewed:
         if tenant and one.item.tenant != tenant:
             result.left_out[OTHER_TENANT] += 1
+        elif one.item.rule == review_pb2.DRAW_RULE_APPEAL:
+            result.left_out[APPEAL] += 1
         elif not one.complete:
             result.left_out[INCOMPLETE] += 1
         else:

@@ -173,7 +173,7 @@ class AnswerWriter:
     def _publish_verdict(self, stage: str, verdict: guardrail_pb2.Verdict) -> None:
         action = ACTIONS[verdict.action]
         GUARD_VERDICTS.labels(stage, action, verdict.category).inc()
-        self._record.guard_category = verdict.category
+        self._record.guard_category, self._record.guard_score = verdict.category, verdict.score
         event = chat_pb2.Verdict(stage=stage, action=action, category=verdict.category)
         self._turn.publish(chat_pb2.ChatEvent(verdict=event))
 

@@ -1,29 +1,31 @@
-"""The page's API of the reviewers: items, reviews, disagreements and agreement."""
+"""The page's API of appeals, and of the reviewers: items, reviews, disagreements and agreement."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from thumbwheel.review.v1 import review_pb2
+from thumbwheel.review.v1 import appeal_pb2, review_pb2
 
 from services.contracts.limits import field_error
 from services.gateway.http.app import PAGE_QUERY, ProtectedRoute, Router
 from services.gateway.http.body import name_by_path, read_bytes, read_message, to_json
 from services.gateway.http.page import NO_CONTEXT
-from services.gateway.servicer import ReviewServicer
+from services.gateway.servicer import AppealServicer, ReviewServicer
 
 # As in ListDisagreementsRequest.
 MAX_PAGE_SIZE, DEFAULT_PAGE_SIZE = 50, 20
 
 
 class ReviewsApi:
-    """HTTP endpoints under /api/reviews."""
+    """HTTP endpoints under /api/appeals and /api/reviews."""
 
-    def __init__(self, reviews: ReviewServicer) -> None:
-        self._reviews = reviews
+    def __init__(self, appeals: AppealServicer, reviews: ReviewServicer) -> None:
+        self._appeals, self._reviews = appeals, reviews
 
     def routes(self, router: Router) -> list[ProtectedRoute]:
         """Return the routes. Their rules are in access.py."""
         item = "/api/reviews/{item_id}"
         return [
+            router.route("POST /api/appeals", self.appeal, is_proto_json=True),
+            router.route("GET /api/appeals", self.appeals),
             router.route("GET /api/reviews/next", self.next),
             router.route("GET /api/reviews/disagreements", self.disagreements, query=PAGE_QUERY),
             router.route("GET /api/reviews/agreement", self.agreement),
@@ -31,6 +33,14 @@ class ReviewsApi:
             router.route(f"POST {item}/skip", self.skip),
             router.route(f"POST {item}/resolution", self.resolve, is_proto_json=True),
         ]
+
+    async def appeal(self, request: Request) -> Response:
+        message = await read_message(request, appeal_pb2.SubmitAppealRequest)
+        return JSONResponse(to_json(await self._appeals.SubmitAppeal(message, NO_CONTEXT)))
+
+    async def appeals(self, request: Request) -> Response:
+        message = appeal_pb2.ListAppealsRequest()
+        return JSONResponse(to_json(await self._appeals.ListAppeals(message, NO_CONTEXT)))
 
     async def next(self, request: Request) -> Response:
         message = review_pb2.GetNextItemRequest()

@@ -9,7 +9,14 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
+from thumbwheel.review.v1 import (
+    appeal_pb2,
+    appeal_pb2_grpc,
+    arena_pb2,
+    arena_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
+)
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.channel import open_channel
@@ -49,7 +56,11 @@ class Peers:
         generator = await channel("generator", settings.generator_target, generator_pb2.DESCRIPTOR)
         log_channel = await channel("feedback", settings.feedback_target, feedback_pb2.DESCRIPTOR)
         review = await channel(
-            "review", settings.review_target, arena_pb2.DESCRIPTOR, review_pb2.DESCRIPTOR
+            "review",
+            settings.review_target,
+            appeal_pb2.DESCRIPTOR,
+            arena_pb2.DESCRIPTOR,
+            review_pb2.DESCRIPTOR,
         )
         sessions = session_pb2_grpc.SessionServiceStub(session)
         feedback = FeedbackPeer(
@@ -72,6 +83,7 @@ class Peers:
             ReviewPeer(
                 arena_pb2_grpc.ArenaServiceStub(review),
                 arena_pb2_grpc.BattleModelServiceStub(review),
+                appeal_pb2_grpc.AppealServiceStub(review),
                 review_pb2_grpc.ReviewServiceStub(review),
                 settings.review_seconds,
             ),

@@ -1,7 +1,14 @@
-"""Client of the review service: the arena, the models of battles, and the reviewers' items."""
+"""Client of the review service: the arena, appeals, the models of battles, and reviewers' items."""
 
 from google.protobuf.message import Message
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
+from thumbwheel.review.v1 import (
+    appeal_pb2,
+    appeal_pb2_grpc,
+    arena_pb2,
+    arena_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
+)
 
 from services.chassis.channel import ResponseT, UnaryMethod, call_unary
 
@@ -18,10 +25,12 @@ class ReviewPeer:
         self,
         arena: arena_pb2_grpc.ArenaServiceStub,
         models: arena_pb2_grpc.BattleModelServiceStub,
+        appeals: appeal_pb2_grpc.AppealServiceStub,
         reviews: review_pb2_grpc.ReviewServiceStub,
         within_seconds: float,
     ) -> None:
         self._arena, self._models, self._reviews = arena, models, reviews
+        self._appeals = appeals
         self._within_seconds = within_seconds
 
     async def battle_version(self, model: str) -> str:
@@ -49,6 +58,16 @@ class ReviewPeer:
         self, request: arena_pb2.GetLeaderboardRequest
     ) -> arena_pb2.GetLeaderboardResponse:
         return await self._call(self._arena.GetLeaderboard, request)
+
+    async def submit_appeal(
+        self, request: appeal_pb2.SubmitAppealRequest
+    ) -> appeal_pb2.SubmitAppealResponse:
+        return await self._call(self._appeals.SubmitAppeal, request)
+
+    async def appeals(
+        self, request: appeal_pb2.ListAppealsRequest
+    ) -> appeal_pb2.ListAppealsResponse:
+        return await self._call(self._appeals.ListAppeals, request)
 
     async def next_item(
         self, request: review_pb2.GetNextItemRequest

@@ -1,17 +1,20 @@
 """Rules for the number of reviews of an item, and for disagreements.
 
 Two reviews disagree if their scores of an answer differ by `least_difference` or more on a scale
-that both used, or if both ranked and no answer is best in both rankings. An item is complete when
-it has enough reviews and a majority of them agree pairwise. Otherwise it gets further reviews, and
-then waits for a resolution.
+that both used, if both ranked and no answer is best in both rankings, or if their decisions on an
+appeal differ. An item is complete when it has enough reviews and a majority of them agree pairwise.
+Otherwise it gets further reviews, and then waits for a resolution. An appeal needs two reviews or
+more, also where the settings ask for one.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
-from services.review.reviewing.item import ItemState, Opinion, Review
+from services.review.reviewing.item import Item, ItemState, Opinion, Review
 
+# One reviewer alone could turn a text into training data of the guard.
+LEAST_APPEAL_RATERS = 2
 # Counts for more than the largest difference of scores, 4, because rankings train models.
 BEST_DIFFERS = 5
 
@@ -31,6 +34,12 @@ class RatingRules:
     further_raters: int
     least_difference: int
     resolve_own: bool
+
+    def of(self, item: Item) -> "RatingRules":
+        """Return the rules for an item."""
+        if item.appeal is None:
+            return self
+        return replace(self, raters=max(self.raters, LEAST_APPEAL_RATERS))
 
 
 @dataclass(frozen=True)
@@ -70,7 +79,7 @@ def spread(reviews: Sequence[Review], least_difference: int) -> int:
 
 
 def disagreement(first: Opinion, second: Opinion, least_difference: int) -> int:
-    """Return the largest difference of scores, plus BEST_DIFFERS for rankings; 0 for agreement."""
+    """Return the largest difference of scores, plus BEST_DIFFERS for rankings and decisions."""
     scores = zip(first.scores, second.scores, strict=True)
     found = max(
         (abs(a - b) for pair in scores for a, b in zip(*pair, strict=True) if a and b), default=0
@@ -78,4 +87,5 @@ def disagreement(first: Opinion, second: Opinion, least_difference: int) -> int:
     if found < least_difference:
         found = 0
     is_ranked = bool(first.ranks and second.ranks)
-    return found + (BEST_DIFFERS if is_ranked and not first.best & second.best else 0)
+    is_opposite = is_ranked and not first.best & second.best
+    return found + (BEST_DIFFERS if is_opposite or first.block != second.block else 0)

@@ -21,6 +21,14 @@ class DrawRule(StrEnum):
     NEW_VERSION = "new_version"
     DISAGREEMENT = "disagreement"
     BLOCKED = "blocked"
+    APPEAL = "appeal"
+
+
+class BlockDecision(StrEnum):
+    """Decision of a reviewer on an appeal."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
 
 
 class ItemState(StrEnum):
@@ -49,6 +57,20 @@ class DrawnAnswer:
 
 
 @dataclass(frozen=True)
+class AppealedBlock:
+    """Verdict against which a user appeals, with the user's reason, which may be empty.
+
+    `is_answer` is True for a block that ended the answer, and False for a refused question.
+    """
+
+    is_answer: bool
+    category: str
+    score: float
+    policy_version: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Item:
     """Question with the answers to judge.
 
@@ -63,6 +85,7 @@ class Item:
         task: of the turn.
         context: messages up to the question, oldest first.
         answers: 1 to MAX_ITEM_ANSWERS, in the order of the draw.
+        appeal: the block, for items of appeals only.
     """
 
     item_id: str
@@ -75,6 +98,7 @@ class Item:
     task: Task
     context: tuple[ContextMessage, ...]
     answers: tuple[DrawnAnswer, ...]
+    appeal: AppealedBlock | None = None
 
 
 @dataclass(frozen=True)
@@ -88,15 +112,17 @@ class Reviewer:
 
 @dataclass(frozen=True)
 class Opinion:
-    """Scores and ranks of a review.
+    """Scores and ranks of a review, or the decision on an appeal.
 
     Args:
         scores: of each answer on SCALES, 0 for a scale that does not apply.
         ranks: of each answer, 1 for the best; empty without a ranking.
+        block: decision on an appeal; None for other items.
     """
 
     scores: tuple[tuple[int, ...], ...]
     ranks: tuple[int, ...] = ()
+    block: BlockDecision | None = None
 
     @property
     def best(self) -> frozenset[int]:

@@ -16,7 +16,7 @@ from services.contracts.limits import (
     field_error,
 )
 from services.contracts.wire import now_us
-from services.review.reviewing.item import Item, Review
+from services.review.reviewing.item import BlockDecision, Item, Review
 
 DAY_US = 86_400_000_000
 MAX_ITEMS = 100
@@ -37,6 +37,17 @@ class ReviewedItem:
     resolution: Review | None
     is_complete: bool
 
+    @property
+    def block_decision(self) -> BlockDecision | None:
+        """Decision on a complete appeal: the resolution, or the majority; otherwise None."""
+        if not self.is_complete:
+            return None
+        if self.resolution:
+            return self.resolution.judgement.opinion.block
+        given = [review.judgement.opinion.block for review in self.reviews]
+        # Without reviews, after the erasure of the reviewers, no decision is known.
+        return max(BlockDecision, key=given.count) if given else None
+
 
 class ItemStore(Protocol):
     """Items in the database; all methods raise UnavailableError without it."""
@@ -48,7 +59,7 @@ class ItemStore(Protocol):
         """
 
     async def remove(self, principals: Sequence[str], item_ids: Sequence[str]) -> int:
-        """Remove all items of users with their waiting events, and items by id, with their reviews.
+        """Remove drawn items of users with their waiting events, and items by id, with reviews.
 
         Returns the number of items.
         """

@@ -10,7 +10,7 @@ from services.contracts.limits import (
     check_text,
     field_error,
 )
-from services.review.reviewing.item import MAX_SCORE, SCALES, Judgement, Opinion
+from services.review.reviewing.item import MAX_SCORE, SCALES, BlockDecision, Judgement, Opinion
 from services.review.reviewing.order import ANSWER_IDS
 
 ValueT = TypeVar("ValueT")
@@ -25,21 +25,26 @@ class GivenReview:
         ranks: answer id and rank.
         written_answer: better answer by the reviewer, or empty.
         comment: remark, or empty.
+        block: decision on an appeal, or None.
     """
 
     scores: Sequence[tuple[str, Sequence[int]]]
     ranks: Sequence[tuple[str, int]]
     written_answer: str
     comment: str
+    block: BlockDecision | None = None
 
 
-def judgement_of(given: GivenReview, order: Sequence[int], field: str = "review") -> Judgement:
+def judgement_of(
+    given: GivenReview, order: Sequence[int], field: str = "review", *, is_appeal: bool = False
+) -> Judgement:
     """Return the judgement in the order of the draw.
 
     Args:
         given: review to check.
         order: places of the item's answers in the order in which the reviewer sees them.
         field: name of the review in errors.
+        is_appeal: the item is an appeal, which is decided and not scored.
 
     Raises:
         InvalidArgumentError: a value exceeds its limit, an answer id is unknown, missing or used
@@ -64,10 +69,15 @@ def judgement_of(given: GivenReview, order: Sequence[int], field: str = "review"
         ranks = _by_place(given.ranks, places, f"{field}.ranks")
         if set(ranks) != set(range(1, len(set(ranks)) + 1)):
             raise field_error(f"{field}.ranks", "1, 2, 3 … without gaps; equal ranks are ties")
-    opinion = Opinion(tuple(tuple(each) for each in scores), ranks)
+    opinion = Opinion(tuple(tuple(each) for each in scores), ranks, given.block)
     is_scored = any(score for each in opinion.scores for score in each)
-    if not (is_scored or ranks or given.written_answer.strip()):
-        raise field_error(field, "a review with a score, ranks or a written answer")
+    is_judged = bool(is_scored or ranks or given.written_answer.strip())
+    if (given.block is not None) != is_appeal:
+        limit = "right or wrong" if is_appeal else "unspecified, since the item is no appeal"
+        raise field_error(f"{field}.block_decision", limit)
+    if is_judged == is_appeal:
+        what = "without" if is_appeal else "with"
+        raise field_error(field, f"a review {what} a score, ranks or a written answer")
     return Judgement(opinion, given.written_answer, given.comment)
 
 

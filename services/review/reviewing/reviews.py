@@ -135,7 +135,7 @@ class Reviews:
         """
         item, review = await self._review(reviewer, item_id, given)
         added = await self._store.add_review(
-            reviewer, item, review, lambda reviews: judge(reviews, self._rules)
+            reviewer, item, review, lambda reviews: judge(reviews, self._rules.of(item))
         )
         if added.review.judgement != review.judgement:
             raise AlreadyExistsError(
@@ -214,7 +214,7 @@ class Reviews:
     ) -> tuple[Item, Review]:
         item = await self._item(reviewer, item_id)
         order = shown_order(item_id, reviewer.principal, len(item.answers))
-        judgement = judgement_of(given, order)
+        judgement = judgement_of(given, order, is_appeal=item.appeal is not None)
         return item, Review(reviewer.principal, reviewer.user, judgement, now_us())
 
 

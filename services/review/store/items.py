@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import astuple
 from typing import Any
 
 from sqlalchemy import Row, Select, delete, func, or_, select, tuple_
@@ -10,6 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from services.contracts.chat import Role, Task
 from services.contracts.identifiers import created_us
 from services.review.reviewing.item import (
+    AppealedBlock,
+    BlockDecision,
     ContextMessage,
     DrawnAnswer,
     DrawRule,
@@ -34,33 +37,15 @@ class SqlItemStore:
         self._engine = engine
 
     async def add(self, added: Sequence[Item], create_us: int) -> int:
-        found = 0
         async with transaction(self._engine) as connection:
-            principals = {item.principal for item in added}
-            query = select(erased_principals).where(erased_principals.c.principal.in_(principals))
-            erased = {row.principal: row.erase_us for row in await connection.execute(query)}
-            for item in added:
-                message_us = created_us(item.message_id)
-                if message_us <= erased.get(item.principal, -1):
-                    continue
-                values = {
-                    "item_id": item.item_id,
-                    "tenant": item.tenant,
-                    "principal": item.principal,
-                    "message_us": message_us,
-                    "content": encode_item(item),
-                    "state": ItemState.OPEN,
-                    "difference": 0,
-                    "create_us": create_us,
-                }
-                found += await insert_new(connection, items, values)
-        return found
+            return await insert_items(connection, added, create_us)
 
     async def remove(self, principals: Sequence[str], item_ids: Sequence[str]) -> int:
         async with transaction(self._engine) as connection:
             await connection.execute(delete(outbox).where(outbox.c.owner.in_(principals)))
             # Reviews, resolutions, leases and skips follow their item.
-            chosen = or_(items.c.principal.in_(principals), items.c.item_id.in_(item_ids))
+            drawn = items.c.principal.in_(principals) & (items.c.rule != DrawRule.APPEAL)
+            chosen = or_(drawn, items.c.item_id.in_(item_ids))
             done = await connection.execute(delete(items).where(chosen))
             return int(done.rowcount)
 
@@ -80,20 +65,50 @@ class SqlItemStore:
         )
         async with transaction(self._engine) as connection:
             ids, has_more = await ids_of_page(connection, page, most)
-            rows = await rows_by_id(connection, ids)
-            given = await reviews_by_item(connection, ids)
-            query = select(resolutions).where(resolutions.c.item_id.in_(ids))
-            resolved = {row.item_id: row for row in await connection.execute(query)}
-        return [
-            ReviewedItem(
-                item=decode_item(rows[item_id]),
-                create_us=rows[item_id].create_us,
-                reviews=given[item_id],
-                resolution=resolution_of(resolved.get(item_id)),
-                is_complete=rows[item_id].state == ItemState.COMPLETE,
-            )
-            for item_id in ids
-        ], has_more
+            return await reviewed_items(connection, ids), has_more
+
+
+async def insert_items(connection: AsyncConnection, added: Sequence[Item], create_us: int) -> int:
+    """Insert new items, without those from before an erasure of their user; return the number."""
+    found = 0
+    principals = {item.principal for item in added}
+    query = select(erased_principals).where(erased_principals.c.principal.in_(principals))
+    erased = {row.principal: row.erase_us for row in await connection.execute(query)}
+    for item in added:
+        message_us = created_us(item.message_id)
+        if message_us <= erased.get(item.principal, -1):
+            continue
+        values = {
+            "item_id": item.item_id,
+            "tenant": item.tenant,
+            "principal": item.principal,
+            "message_us": message_us,
+            "rule": item.rule,
+            "content": encode_item(item),
+            "state": ItemState.OPEN,
+            "difference": 0,
+            "create_us": create_us,
+        }
+        found += await insert_new(connection, items, values)
+    return found
+
+
+async def reviewed_items(connection: AsyncConnection, ids: Sequence[str]) -> Sequence[ReviewedItem]:
+    """Return items with their reviews and resolutions, in the order of the ids."""
+    rows = await rows_by_id(connection, ids)
+    given = await reviews_by_item(connection, ids)
+    query = select(resolutions).where(resolutions.c.item_id.in_(ids))
+    resolved = {row.item_id: row for row in await connection.execute(query)}
+    return [
+        ReviewedItem(
+            item=decode_item(rows[item_id]),
+            create_us=rows[item_id].create_us,
+            reviews=given[item_id],
+            resolution=resolution_of(resolved.get(item_id)),
+            is_complete=rows[item_id].state == ItemState.COMPLETE,
+        )
+        for item_id in ids
+    ]
 
 
 def page_characters() -> Any:
@@ -157,7 +172,7 @@ def judgement_of(row: Row[Any]) -> Judgement:
 def judgement_values(judgement: Judgement) -> dict[str, str]:
     """Return the columns of a judgement."""
     return {
-        "opinion": _dumps([judgement.opinion.scores, judgement.opinion.ranks]),
+        "opinion": _dumps(astuple(judgement.opinion)),
         "written_answer": judgement.written_answer,
         "comment": judgement.comment,
     }
@@ -165,8 +180,10 @@ def judgement_values(judgement: Judgement) -> dict[str, str]:
 
 def decode_opinion(text: str) -> Opinion:
     """Decode the column of scores and ranks."""
-    scores, ranks = json.loads(text)
-    return Opinion(tuple(tuple(each) for each in scores), tuple(ranks))
+    # Opinions from before appeals have no decision.
+    scores, ranks, *block = json.loads(text)
+    decision = BlockDecision(block[0]) if block and block[0] else None
+    return Opinion(tuple(tuple(each) for each in scores), tuple(ranks), decision)
 
 
 def encode_item(item: Item) -> str:
@@ -182,6 +199,7 @@ def encode_item(item: Item) -> str:
             "answers": [
                 [answer.text, answer.model_version, answer.message_id] for answer in item.answers
             ],
+            "appeal": item.appeal and astuple(item.appeal),
         }
     )
 
@@ -189,6 +207,7 @@ def encode_item(item: Item) -> str:
 def decode_item(row: Row[Any]) -> Item:
     """Decode a row of an item."""
     content = json.loads(row.content)
+    appeal = content.get("appeal")
     return Item(
         item_id=row.item_id,
         tenant=row.tenant,
@@ -200,6 +219,7 @@ def decode_item(row: Row[Any]) -> Item:
         task=Task(content["task"]),
         context=tuple(ContextMessage(Role(role), text) for role, text in content["context"]),
         answers=tuple(DrawnAnswer(*answer) for answer in content["answers"]),
+        appeal=AppealedBlock(*appeal) if appeal else None,
     )
 
 

@@ -150,7 +150,8 @@ items = Table(
     Column("principal", String(64), nullable=False, index=True),
     # Creation of the answer, for erasures; 0 if unknown.
     Column("message_us", BigInteger, nullable=False),
-    # The item as JSON; personal data are replaced.
+    Column("rule", String(16), nullable=False, server_default=""),
+    # The item as JSON; personal data are replaced, except in appeals.
     Column("content", Text, nullable=False),
     Column("state", String(16), nullable=False),
     # Largest disagreement of two reviews while the state is "disagreed".
@@ -158,6 +159,7 @@ items = Table(
     Column("create_us", BigInteger, nullable=False),
     Index("review_items_of_tenant", "tenant", "state", "create_us"),
     Index("review_items_by_time", "create_us", "item_id"),
+    Index("review_items_by_rule", "rule", "tenant", "create_us"),
 )
 
 reviews = Table(

@@ -25,6 +25,7 @@ from services.session.store.tables import (
     ANSWERS_WITHOUT_TEXTS,
     CHANGE_CONVERSATION,
     CHANGE_MESSAGE,
+    CONTEXT_COLUMNS,
     CONVERSATION,
     COUNT_CONVERSATIONS,
     COUNT_TENANT_CONVERSATIONS,
@@ -217,6 +218,9 @@ class OwnedRows:
             arm=message.arm,
             finish_reason=message.finish_reason,
             task=message.task,
+            guard_category=message.guard_category,
+            guard_score=message.guard_score,
+            policy_version=message.policy_version,
         )
         self._run(CHANGE_CONVERSATION, row_id=message.conversation_id, update_us=now_us)
 
@@ -266,14 +270,18 @@ _FINISHES = {finish.value: finish for finish in FinishReason}
 
 def message_from(row: Any) -> Message:
     """Create a message from a row with the columns `tables.MESSAGE_COLUMNS`."""
-    original_text, edits, context_ids, model_version, arm = row[-5:]
+    original_text, edits, context_ids, model_version, arm, *verdict = row[len(CONTEXT_COLUMNS) :]
+    guard_category, guard_score, policy_version = verdict
     return replace(
-        context_message_from(row[:-5]),
+        context_message_from(row[: len(CONTEXT_COLUMNS)]),
         original_text=original_text,
         edits=tuple(TextEdit(**edit) for edit in json.loads(edits)) if edits else (),
         context_ids=tuple(context_ids.split()) if context_ids else (),
         model_version=model_version,
         arm=arm,
+        guard_category=guard_category,
+        guard_score=guard_score,
+        policy_version=policy_version,
     )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -86,6 +87,10 @@ messages = Table(
     Column("create_us", BigInteger, nullable=False),
     Column("depth", Integer, nullable=False, server_default="-1"),
     Column("pinned_ids", Text, nullable=False, server_default=""),
+    # Verdict of the guard on a blocked answer.
+    Column("guard_category", String(128), nullable=False, server_default=""),
+    Column("guard_score", Float, nullable=False, server_default="0"),
+    Column("policy_version", String(128), nullable=False, server_default=""),
     UniqueConstraint("conversation_id", "position"),
 )
 
@@ -161,6 +166,9 @@ MESSAGE_COLUMNS = (
     messages.c.context_ids,
     messages.c.model_version,
     messages.c.arm,
+    messages.c.guard_category,
+    messages.c.guard_score,
+    messages.c.policy_version,
 )
 
 TEXTS = {"text", "original_text", "edits", "context_ids", "pinned_ids"}

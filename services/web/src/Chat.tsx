@@ -2,6 +2,7 @@
 import { useLayoutEffect, useMemo, useRef } from "react";
 import type { Api } from "./api";
 import { Answer } from "./Answer";
+import { useAppeals } from "./Appeal";
 import { Composer } from "./Composer";
 import { Copies } from "./copies";
 import { Question } from "./Question";
@@ -27,6 +28,7 @@ export function Chat({ api, conversationId, provider, trains, signals, named, op
   const talk = useConversation(api, conversationId, named);
   const copies = useMemo(() => new Copies(api), [api]);
   const shown = branch(talk.tree);
+  const { appeals, submit } = useAppeals(api, shown);
   const end = useRef<HTMLDivElement>(null);
   // The view follows the end until the user scrolls up; a new message starts following again.
   // Growth of the text is not scrolling up.
@@ -98,6 +100,8 @@ export function Chat({ api, conversationId, provider, trains, signals, named, op
                 regenerate={() => void talk.regenerate(message)}
                 rate={(value) => talk.rate(message, value)}
                 copied={() => void copies.copied(message, signals)}
+                appealed={appeals[message.id]}
+                appeal={(reason) => submit(message.id, reason)}
               />
             ),
           )}

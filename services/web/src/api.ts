@@ -2,6 +2,7 @@
 // token; an error has the message of the gateway.
 import { readEvents } from "./stream";
 import type {
+  Appeal,
   Battle,
   ChatEvent,
   Consent,
@@ -72,6 +73,16 @@ export class Api {
   /** Report a signal. The same signal on the same answer is one event. */
   async signal(messageId: string, signal: Signal): Promise<void> {
     await this.call("POST", "/api/feedback", { messageId, requestId: `${signal.kind}-${messageId}`, signal });
+  }
+
+  /** Appeal against a block. The same appeal can be sent again. */
+  async appeal(messageId: string, reason: string): Promise<Appeal> {
+    return ((await (await this.call("POST", "/api/appeals", { messageId, reason })).json()) as { appeal: Appeal }).appeal;
+  }
+
+  /** Return the newest appeals of the user. */
+  async appeals(): Promise<Appeal[]> {
+    return ((await (await this.call("GET", "/api/appeals")).json()) as { appeals?: Appeal[] }).appeals ?? [];
   }
 
   async consent(): Promise<Consent> {

@@ -243,6 +243,27 @@ export type Task = "TASK_UNSPECIFIED" | "TASK_CODE" | "TASK_QUESTION_ANSWERING" 
 
 export type Scale = "correctness" | "helpfulness" | "clarity" | "safety";
 
+export type AppealState = "APPEAL_STATE_UNSPECIFIED" | "APPEAL_STATE_OPEN" | "APPEAL_STATE_UPHELD" | "APPEAL_STATE_REJECTED";
+
+/** Appeal of the user against a block of the guard. */
+export interface Appeal {
+  messageId: string;
+  reason: string;
+  state: AppealState;
+}
+
+/** Block against which a user appeals, as reviewers see it. */
+export interface AppealedBlock {
+  /** The guard ended the answer; false: it refused the question. */
+  isAnswer: boolean;
+  category: string;
+  score: number;
+  policyVersion: string;
+  reason: string;
+}
+
+export type BlockDecision = "BLOCK_DECISION_UNSPECIFIED" | "BLOCK_DECISION_RIGHT" | "BLOCK_DECISION_WRONG";
+
 export interface ReviewItem {
   itemId: string;
   /** Conversation up to the question, oldest first. */
@@ -250,6 +271,8 @@ export interface ReviewItem {
   /** 1 to 6 answers. */
   answers: { answerId: string; text: string }[];
   task: Task;
+  /** Absent unless the item is an appeal. */
+  appeal?: AppealedBlock;
 }
 
 /** Scores of 1 to 5; 0 for a scale that does not apply. */
@@ -262,6 +285,8 @@ export interface GivenReview {
   ranks: { answerId: string; rank: number }[];
   writtenAnswer: string;
   comment: string;
+  /** Specified for an appeal only. */
+  blockDecision: BlockDecision;
 }
 
 export interface Review extends GivenReview {

@@ -260,6 +260,21 @@ TABLE = (
         "skipped item id no UUID", {"itemId": "x"}, WRONG, "item_id", "UUID", method="SkipItem"
     ),
     BadInput("missing item", {"itemId": MISSING_UUID}, MISSING, "item_id", method="SkipItem"),
+    BadInput(
+        "appealed id no UUID",
+        {"messageId": "x"},
+        WRONG,
+        "message_id",
+        "UUID",
+        method="SubmitAppeal",
+    ),
+    BadInput(
+        "missing message of an appeal",
+        {"messageId": MISSING_UUID},
+        MISSING,
+        "message_id",
+        method="SubmitAppeal",
+    ),
     BadInput("no review", {"itemId": MISSING_UUID}, WRONG, "review", "set", method="SubmitReview"),
     BadInput(
         "review of a missing item",
@@ -303,6 +318,7 @@ OVER_HTTP: Mapping[str, str] = {
     "CreateBattle": "POST /api/arena/battles",
     "GetBattle": "GET /api/arena/battles/{battleId}",
     "VoteBattle": "POST /api/arena/battles/{battleId}/vote",
+    "SubmitAppeal": "POST /api/appeals",
     "SubmitReview": "POST /api/reviews/{itemId}",
     "SkipItem": "POST /api/reviews/{itemId}/skip",
     "ResolveDisagreement": "POST /api/reviews/{itemId}/resolution",
@@ -312,6 +328,7 @@ OVER_HTTP: Mapping[str, str] = {
 SERVICES: Mapping[str, tuple[str, str]] = {
     "SendMessage": ("chat", "chat"),
     **dict.fromkeys(("CreateBattle", "GetBattle", "VoteBattle"), ("arena", "review")),
+    "SubmitAppeal": ("appeals", "review"),
     **dict.fromkeys(("SubmitReview", "SkipItem", "ResolveDisagreement"), ("reviews", "review")),
 }
 

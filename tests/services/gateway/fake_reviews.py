@@ -3,13 +3,48 @@
 import uuid
 from typing import Any
 
-from thumbwheel.review.v1 import review_pb2, review_pb2_grpc
+from thumbwheel.review.v1 import appeal_pb2, appeal_pb2_grpc, review_pb2, review_pb2_grpc
 
 from services.chassis.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from services.chassis.identity import Caller, require_caller
 from services.contracts.limits import check_uuid, field_error
 
 NAN = float("nan")
+
+
+class FakeAppeals(appeal_pb2_grpc.AppealServiceServicer):
+    """Appeals in memory by user and message; as in the service, messages of others do not exist."""
+
+    def __init__(self) -> None:
+        self.away = False
+        # Owners of blocked messages.
+        self.owners: dict[str, Caller] = {}
+        self.stored: dict[tuple[str, str], appeal_pb2.Appeal] = {}
+
+    async def SubmitAppeal(self, request: Any, context: Any) -> appeal_pb2.SubmitAppealResponse:
+        caller = self._caller()
+        check_uuid(request.message_id, "message_id")
+        if self.owners.get(request.message_id) != caller:
+            raise NotFoundError("no such message", field="message_id")
+        appeal = appeal_pb2.Appeal(
+            message_id=request.message_id,
+            reason=request.reason,
+            state=appeal_pb2.APPEAL_STATE_OPEN,
+        )
+        stored = self.stored.setdefault((caller.key, request.message_id), appeal)
+        if stored != appeal:
+            raise AlreadyExistsError("another reason", reason="APPEAL_EXISTS", field="reason")
+        return appeal_pb2.SubmitAppealResponse(appeal=stored)
+
+    async def ListAppeals(self, request: Any, context: Any) -> appeal_pb2.ListAppealsResponse:
+        key = self._caller().key
+        own = [appeal for (owner, _), appeal in self.stored.items() if owner == key]
+        return appeal_pb2.ListAppealsResponse(appeals=own)
+
+    def _caller(self) -> Caller:
+        if self.away:
+            raise UnavailableError("unavailable on request", reason="AWAY")
+        return require_caller()
 
 
 class FakeReviews(review_pb2_grpc.ReviewServiceServicer):

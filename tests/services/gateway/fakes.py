@@ -15,7 +15,7 @@ from thumbwheel.enhancer.v1 import enhancer_pb2, enhancer_pb2_grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc, sample_pb2
 from thumbwheel.guardrail.v1 import guardrail_pb2, guardrail_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2_grpc
+from thumbwheel.review.v1 import appeal_pb2_grpc, arena_pb2, arena_pb2_grpc, review_pb2_grpc
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
 
 from services.chassis.errors import (
@@ -30,7 +30,7 @@ from services.chassis.identity import require_caller
 from services.chassis.server import Registration, serving
 from services.chassis.settings import ServiceSettings
 from services.contracts.limits import ConversationLimitError
-from tests.services.gateway.fake_reviews import FakeReviews
+from tests.services.gateway.fake_reviews import FakeAppeals, FakeReviews
 
 FORBIDDEN, BAD_WORD, SECRET = "FORBIDDEN", "BADWORD", "SECRET"
 POLICY_VERSION = "policy-1"
@@ -566,7 +566,7 @@ class Backends:
         self.guardrail, self.enhancer, self.session = FakeGuardrail(), FakeEnhancer(), FakeSession()
         # Only methods called by the gateway are implemented. The others answer UNIMPLEMENTED.
         self.generator, self.feedback = FakeGenerator(), FakeFeedback()  # type: ignore[abstract]
-        self.review, self.reviews = FakeReview(), FakeReviews()
+        self.review, self.reviews, self.appeals = FakeReview(), FakeReviews(), FakeAppeals()
 
     def registrations(self) -> list[Registration]:
         prefix = "thumbwheel"
@@ -610,6 +610,11 @@ class Backends:
                 f"{prefix}.review.v1.BattleModelService",
                 arena_pb2_grpc.add_BattleModelServiceServicer_to_server,
                 self.review,
+            ),
+            Registration(
+                f"{prefix}.review.v1.AppealService",
+                appeal_pb2_grpc.add_AppealServiceServicer_to_server,
+                self.appeals,
             ),
             Registration(
                 f"{prefix}.review.v1.ReviewService",

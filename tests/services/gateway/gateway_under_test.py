@@ -14,7 +14,7 @@ import grpc
 from starlette.applications import Starlette
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2_grpc, review_pb2_grpc
+from thumbwheel.review.v1 import appeal_pb2_grpc, arena_pb2_grpc, review_pb2_grpc
 
 from infra.run.embedded.layout import UNLIMITED_QUOTAS
 from services.chassis.channel import open_channel
@@ -42,6 +42,7 @@ class GatewayUnderTest:
     feedback: Any
     arena: Any
     reviews: Any
+    appeals: Any
     channel: grpc.aio.Channel
     http: aiohttp.ClientSession
     url: str
@@ -123,6 +124,7 @@ async def run_gateway_over(
             feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
             arena=arena_pb2_grpc.ArenaServiceStub(channel),
             reviews=review_pb2_grpc.ReviewServiceStub(channel),
+            appeals=appeal_pb2_grpc.AppealServiceStub(channel),
             channel=channel,
             http=http,
             url=f"http://127.0.0.1:{servers.http_port}",

@@ -44,7 +44,11 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CLOSED_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is not None]
 OPEN_ROUTES = [name for name, rule in ROUTES.items() if rule.scope is None and name != "GET /"]
-JSON_ROUTES = {"POST /api/messages": "SendMessage", "POST /api/feedback": "SubmitFeedback"}
+JSON_ROUTES = {
+    "POST /api/messages": "SendMessage",
+    "POST /api/feedback": "SubmitFeedback",
+    "POST /api/appeals": "SubmitAppeal",
+}
 
 
 @dataclass(frozen=True)

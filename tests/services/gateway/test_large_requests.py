@@ -13,7 +13,7 @@ import pytest
 from google.protobuf.descriptor import Descriptor
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
-from thumbwheel.review.v1 import arena_pb2, review_pb2
+from thumbwheel.review.v1 import appeal_pb2, arena_pb2, review_pb2
 
 from services.contracts.limits import MAX_REQUEST_CHARACTERS
 from services.gateway.access import ROUTES, RPCS
@@ -65,6 +65,12 @@ BODIES: Mapping[str, tuple[str, bytes, int, str | None]] = {
     "reasons": (FEEDBACK, filled(REASONS, '""', "]}}", API_BYTES), 400, "thumb.reasons"),
     "battle": (BATTLE, filled('{"requestId":[', "{}", "]}", API_BYTES), 400, "requestId"),
     "vote": (VOTE, filled('{"messageIds":[', '""', "]}", API_BYTES), 400, "messageIds"),
+    "appeal": (
+        "POST /api/appeals",
+        filled('{"messageId":[', '""', "]}", API_BYTES),
+        400,
+        "messageId",
+    ),
     "scores": (REVIEW, filled(SCORES, "{}", "]}}", API_BYTES), 400, "review.scores"),
     "ranks": (
         f"{REVIEW}/resolution",
@@ -197,7 +203,7 @@ async def test_sum_of_texts_has_openai_names(shared_gateway: GatewayUnderTest) -
 
 async def test_every_repeated_field_of_a_public_request_has_a_limit() -> None:
     """Finding S-04: counts are checked for each repeated field, also for later ones."""
-    modules = (chat_pb2, feedback_pb2, arena_pb2, review_pb2)
+    modules = (chat_pb2, feedback_pb2, appeal_pb2, arena_pb2, review_pb2)
     services = {
         service.full_name: service
         for module in modules

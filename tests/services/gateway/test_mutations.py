@@ -17,7 +17,14 @@ from google.protobuf.message_factory import GetMessageClass
 from thumbwheel.chat.v1 import chat_pb2, chat_pb2_grpc
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.guardrail.v1 import guardrail_pb2
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
+from thumbwheel.review.v1 import (
+    appeal_pb2,
+    appeal_pb2_grpc,
+    arena_pb2,
+    arena_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
+)
 from thumbwheel.session.v1 import session_pb2
 
 from services.chassis.admission import Admission
@@ -34,6 +41,7 @@ from services.gateway.peers.review import ReviewPeer
 from services.gateway.peers.session import ConversationsPeer
 from services.gateway.reviews import ReviewTexts
 from services.gateway.servicer import (
+    AppealServicer,
     ArenaServicer,
     ChatServicer,
     FeedbackServicer,
@@ -130,7 +138,7 @@ class Behind:
     def __getattr__(self, method: str) -> Any:
         async def answer(request: Any, timeout: float, metadata: Any) -> Any:
             name = f"{method}Response"
-            packages = (session_pb2, arena_pb2, review_pb2)
+            packages = (session_pb2, appeal_pb2, arena_pb2, review_pb2)
             return next(getattr(each, name) for each in packages if hasattr(each, name))()
 
         return answer
@@ -161,7 +169,9 @@ class Handlers:
             behind,
         )
         chat_service = chat_pb2.DESCRIPTOR.services_by_name["ChatService"]
-        peer = ReviewPeer(behind, behind, behind, 5)
+        peer = ReviewPeer(behind, behind, behind, behind, 5)
+        appeals = AppealServicer(shared_state.quotas, peer)
+        appeal_service = appeal_pb2.DESCRIPTOR.services_by_name["AppealService"]
         arena = ArenaServicer(peer)
         reviews = ReviewServicer(ReviewTexts(behind, shared_state.quotas), peer)
         feedback_service = feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"]
@@ -171,7 +181,13 @@ class Handlers:
         check = access_check(authenticator, EndUsers(PRINCIPAL_KEY), shared_state.quotas)
         self._authorize = {
             each.full_name: check
-            for each in (chat_service, feedback_service, arena_service, review_service)
+            for each in (
+                chat_service,
+                feedback_service,
+                arena_service,
+                appeal_service,
+                review_service,
+            )
         }
         chat_pb2_grpc.add_ChatServiceServicer_to_server(with_known_fields(chat_service, chat), self)  # type: ignore[arg-type]
         feedback_pb2_grpc.add_FeedbackServiceServicer_to_server(
@@ -179,6 +195,9 @@ class Handlers:
         )  # type: ignore[arg-type]
         arena_pb2_grpc.add_ArenaServiceServicer_to_server(
             with_known_fields(arena_service, arena), self
+        )  # type: ignore[arg-type]
+        appeal_pb2_grpc.add_AppealServiceServicer_to_server(
+            with_known_fields(appeal_service, appeals), self
         )  # type: ignore[arg-type]
         review_pb2_grpc.add_ReviewServiceServicer_to_server(
             with_known_fields(review_service, reviews), self

@@ -6,7 +6,7 @@ from typing import Any
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import feedback_pb2
-from thumbwheel.review.v1 import arena_pb2, review_pb2
+from thumbwheel.review.v1 import appeal_pb2, arena_pb2, review_pb2
 
 METHODS = [
     method
@@ -14,6 +14,7 @@ METHODS = [
         chat_pb2.DESCRIPTOR.services_by_name["ChatService"],
         feedback_pb2.DESCRIPTOR.services_by_name["FeedbackService"],
         arena_pb2.DESCRIPTOR.services_by_name["ArenaService"],
+        appeal_pb2.DESCRIPTOR.services_by_name["AppealService"],
         review_pb2.DESCRIPTOR.services_by_name["ReviewService"],
     )
     for method in service.methods

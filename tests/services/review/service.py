@@ -11,8 +11,17 @@ import grpc
 from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.feedback.v1 import events_pb2, feedback_pb2, feedback_pb2_grpc
 from thumbwheel.generator.v1 import generator_pb2, generator_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2, arena_pb2_grpc, review_pb2, review_pb2_grpc
+from thumbwheel.guardrail.v1 import guardrail_pb2
+from thumbwheel.review.v1 import (
+    appeal_pb2,
+    appeal_pb2_grpc,
+    arena_pb2,
+    arena_pb2_grpc,
+    review_pb2,
+    review_pb2_grpc,
+)
 from thumbwheel.session.v1 import session_pb2, session_pb2_grpc
+from uuid_utils import uuid7
 
 from services.chassis.channel import open_channel
 from services.chassis.errors import from_rpc
@@ -32,6 +41,13 @@ EVE = (("x-tw-tenant", "acme"), ("x-tw-user", "eve"))
 OTHER_ADA = (("x-tw-tenant", "umbrella"), ("x-tw-user", "ada"))
 PRINCIPAL_KEY = "a key for tests only"
 MODELS = ("alder-1", "birch-2")
+BLOCKED_REASONS = (
+    chat_pb2.FINISH_REASON_INPUT_BLOCKED,
+    chat_pb2.FINISH_REASON_OUTPUT_BLOCKED,
+)
+BLOCK = guardrail_pb2.Verdict(
+    action=guardrail_pb2.ACTION_BLOCK, category="violence", score=0.75, policy_version="policy-1"
+)
 UNKNOWN_ID = "01900000-0000-4000-8000-000000000000"
 
 
@@ -45,12 +61,20 @@ class FakeSession:
         found = self.messages.get(request.message_id)
         if found is None or found[0] != caller_of(context):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no such message")
-        return session_pb2.GetMessageResponse(message=found[1])
+        is_blocked = found[1].finish_reason in BLOCKED_REASONS
+        return session_pb2.GetMessageResponse(message=found[1], block=BLOCK if is_blocked else None)
+
+    def blocked(self, text: str, owner: Any = ADA, **fields: Any) -> str:
+        """Store a question and its refused answer; return the id of the answer."""
+        question_id = self.answer("", "", text, owner=owner, role=chat_pb2.ROLE_USER, arm="")
+        finish = fields.pop("finish_reason", chat_pb2.FINISH_REASON_INPUT_BLOCKED)
+        values = {"owner": owner, "arm": "", "finish_reason": finish}
+        return self.answer(question_id, "", "I cannot help with that.", **values | fields)
 
     def answer(self, parent_id: str, model: str, text: str, **fields: Any) -> str:
         """Store an answer of Ada that is a minute old; return its id."""
         message = chat_pb2.Message(
-            id=str(uuid.uuid4()),
+            id=str(uuid7()),
             conversation_id=fields.pop("conversation_id", UNKNOWN_ID),
             parent_id=parent_id,
             role=fields.pop("role", chat_pb2.ROLE_ASSISTANT),
@@ -191,6 +215,7 @@ class Review:
     reviews: Any
     items: Any
     peers: Peers
+    appeals: Any
     target: str = ""
 
     async def create(self, request_id: str = "", caller: Any = ADA) -> arena_pb2.Battle:
@@ -233,6 +258,23 @@ class Review:
     async def add_items(self, *items: review_pb2.DrawnItem) -> int:
         request = review_pb2.AddItemsRequest(items=items)
         return int((await self.items.AddItems(request, timeout=10)).added)
+
+    async def appeal(
+        self, message_id: str, reason: str = "", caller: Any = ADA
+    ) -> appeal_pb2.Appeal:
+        request = appeal_pb2.SubmitAppealRequest(message_id=message_id, reason=reason)
+        return (await self.appeals.SubmitAppeal(request, timeout=10, metadata=caller)).appeal
+
+    async def appeals_of(self, caller: Any) -> list[appeal_pb2.Appeal]:
+        request = appeal_pb2.ListAppealsRequest()
+        found = await self.appeals.ListAppeals(request, timeout=10, metadata=caller)
+        return list(found.appeals)
+
+    async def decide(self, caller: Any, *, wrong: bool) -> str:
+        """Decide the caller's next item, an appeal; return the id of the item."""
+        item = await self.next_item(caller)
+        await self.submit(caller, item.item_id, decision(item, wrong=wrong))
+        return str(item.item_id)
 
     async def next_item(self, caller: Any) -> review_pb2.ReviewItem:
         request = review_pb2.GetNextItemRequest()
@@ -321,6 +363,15 @@ def review_of(
     return given
 
 
+def decision(item: review_pb2.ReviewItem, *, wrong: bool) -> review_pb2.Review:
+    """Return a review of an appeal."""
+    given = review_of(item, score=0)
+    given.block_decision = (
+        review_pb2.BLOCK_DECISION_WRONG if wrong else review_pb2.BLOCK_DECISION_RIGHT
+    )
+    return given
+
+
 @asynccontextmanager
 async def peer_services(peers: Peers) -> AsyncIterator[int]:
     """Run the fakes on one port."""
@@ -373,6 +424,7 @@ def review_stubs(channel: grpc.aio.Channel, peers: Peers) -> Review:
         review_pb2_grpc.ReviewServiceStub(channel),
         review_pb2_grpc.ReviewItemServiceStub(channel),
         peers,
+        appeal_pb2_grpc.AppealServiceStub(channel),
     )
 
 

@@ -37,6 +37,8 @@ class _DrawRuleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DrawRule.Val
     """Users disagree about the answer or about answers to the question."""
     DRAW_RULE_BLOCKED: _DrawRule.ValueType  # 4
     """The guardrail blocked or changed the turn."""
+    DRAW_RULE_APPEAL: _DrawRule.ValueType  # 5
+    """The user appealed against a block (AppealService). AddItems refuses such items."""
 
 class DrawRule(_DrawRule, metaclass=_DrawRuleEnumTypeWrapper):
     """Rule that drew an item."""
@@ -51,7 +53,71 @@ DRAW_RULE_DISAGREEMENT: DrawRule.ValueType  # 3
 """Users disagree about the answer or about answers to the question."""
 DRAW_RULE_BLOCKED: DrawRule.ValueType  # 4
 """The guardrail blocked or changed the turn."""
+DRAW_RULE_APPEAL: DrawRule.ValueType  # 5
+"""The user appealed against a block (AppealService). AddItems refuses such items."""
 Global___DrawRule: _TypeAlias = DrawRule  # noqa: Y015
+
+class _BlockDecision:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BlockDecisionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlockDecision.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BLOCK_DECISION_UNSPECIFIED: _BlockDecision.ValueType  # 0
+    """No decision; required for an item with an appeal, and refused for others."""
+    BLOCK_DECISION_RIGHT: _BlockDecision.ValueType  # 1
+    """The guardrail was right to block."""
+    BLOCK_DECISION_WRONG: _BlockDecision.ValueType  # 2
+    """The guardrail was wrong to block."""
+
+class BlockDecision(_BlockDecision, metaclass=_BlockDecisionEnumTypeWrapper):
+    """Decision of a reviewer on an appeal."""
+
+BLOCK_DECISION_UNSPECIFIED: BlockDecision.ValueType  # 0
+"""No decision; required for an item with an appeal, and refused for others."""
+BLOCK_DECISION_RIGHT: BlockDecision.ValueType  # 1
+"""The guardrail was right to block."""
+BLOCK_DECISION_WRONG: BlockDecision.ValueType  # 2
+"""The guardrail was wrong to block."""
+Global___BlockDecision: _TypeAlias = BlockDecision  # noqa: Y015
+
+@_typing.final
+class AppealedBlock(_message.Message):
+    """Block against which a user appeals, as reviewers see it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IS_ANSWER_FIELD_NUMBER: _builtins.int
+    CATEGORY_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    POLICY_VERSION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    is_answer: _builtins.bool
+    """The guardrail ended the answer; false: it refused the question."""
+    category: _builtins.str
+    """Category of the verdict; may be empty."""
+    score: _builtins.float
+    """Score of the verdict, 0 to 1."""
+    policy_version: _builtins.str
+    """Version of policy and weights that blocked."""
+    reason: _builtins.str
+    """Reason of the user, as in SubmitAppealRequest; may be empty."""
+    def __init__(
+        self,
+        *,
+        is_answer: _builtins.bool = ...,
+        category: _builtins.str = ...,
+        score: _builtins.float = ...,
+        policy_version: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["category", b"category", "is_answer", b"is_answer", "policy_version", b"policy_version", "reason", b"reason", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AppealedBlock: _TypeAlias = AppealedBlock  # noqa: Y015
 
 @_typing.final
 class ReviewItem(_message.Message):
@@ -63,6 +129,7 @@ class ReviewItem(_message.Message):
     CONTEXT_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    APPEAL_FIELD_NUMBER: _builtins.int
     item_id: _builtins.str
     """UUIDv5 of tenant, message and rule."""
     task: _chat_pb2.Task.ValueType
@@ -77,6 +144,10 @@ class ReviewItem(_message.Message):
     def answers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReviewAnswer]:
         """1 to 6 answers in random order, with personal data replaced, each of at most 32,768 characters."""
 
+    @_builtins.property
+    def appeal(self) -> Global___AppealedBlock:
+        """Only in items of appeals. These have the question as typed, and the text that the user saw."""
+
     def __init__(
         self,
         *,
@@ -84,10 +155,11 @@ class ReviewItem(_message.Message):
         context: _abc.Iterable[_chat_pb2.HistoryMessage] | None = ...,
         answers: _abc.Iterable[Global___ReviewAnswer] | None = ...,
         task: _chat_pb2.Task.ValueType = ...,
+        appeal: Global___AppealedBlock | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["appeal", b"appeal"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "context", b"context", "item_id", b"item_id", "task", b"task"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "appeal", b"appeal", "context", b"context", "item_id", b"item_id", "task", b"task"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -185,7 +257,9 @@ Global___AnswerRank: _TypeAlias = AnswerRank  # noqa: Y015
 
 @_typing.final
 class Review(_message.Message):
-    """Review of an item by one reviewer. At least a score, the ranks or a written answer is required."""
+    """Review of an item by one reviewer. At least a score, the ranks or a written answer is required; for
+    an appeal the decision, and none of the three.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -195,12 +269,15 @@ class Review(_message.Message):
     COMMENT_FIELD_NUMBER: _builtins.int
     SUBMIT_TIME_FIELD_NUMBER: _builtins.int
     OWN_FIELD_NUMBER: _builtins.int
+    BLOCK_DECISION_FIELD_NUMBER: _builtins.int
     written_answer: _builtins.str
     """Better answer written by the reviewer; at most 8,192 characters, may be empty."""
     comment: _builtins.str
     """Remark for other reviewers; at most 2,000 characters, may be empty."""
     own: _builtins.bool
     """True for the caller's own review; set by the server."""
+    block_decision: Global___BlockDecision.ValueType
+    """Decision on an appeal."""
     @_builtins.property
     def scores(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnswerScores]:
         """Scores of each answer, each answer once, also if all scores are 0."""
@@ -222,10 +299,11 @@ class Review(_message.Message):
         comment: _builtins.str = ...,
         submit_time: _timestamp_pb2.Timestamp | None = ...,
         own: _builtins.bool = ...,
+        block_decision: Global___BlockDecision.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["submit_time", b"submit_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "own", b"own", "ranks", b"ranks", "scores", b"scores", "submit_time", b"submit_time", "written_answer", b"written_answer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["block_decision", b"block_decision", "comment", b"comment", "own", b"own", "ranks", b"ranks", "scores", b"scores", "submit_time", b"submit_time", "written_answer", b"written_answer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

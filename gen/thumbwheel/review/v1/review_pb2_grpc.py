@@ -389,7 +389,8 @@ class ReviewItemServiceServicer:
 
     def RemoveItems(self, request, context):
         """Removes the items of users that withdrew consent or erased their data, and items of deleted
-        conversations, with all reviews.
+        conversations, with all reviews. Appeals of a user who withdrew consent to training remain: the
+        user asked for the decision. An erasure removes them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

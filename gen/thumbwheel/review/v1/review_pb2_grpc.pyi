@@ -138,7 +138,8 @@ class ReviewItemServiceStub:
     """
     RemoveItems: _aio.UnaryUnaryMultiCallable[_review_pb2.RemoveItemsRequest, _review_pb2.RemoveItemsResponse]
     """Removes the items of users that withdrew consent or erased their data, and items of deleted
-    conversations, with all reviews.
+    conversations, with all reviews. Appeals of a user who withdrew consent to training remain: the
+    user asked for the decision. An erasure removes them.
     """
     ListQuarantinedAccounts: _aio.UnaryUnaryMultiCallable[_review_pb2.ListQuarantinedAccountsRequest, _review_pb2.ListQuarantinedAccountsResponse]
     """Lists the accounts of all tenants that are in quarantine. Feedback of these trains nothing."""
@@ -165,7 +166,8 @@ class ReviewItemServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _aio.ServicerContext[_review_pb2.RemoveItemsRequest, _abc.Awaitable[_review_pb2.RemoveItemsResponse]],
     ) -> _abc.Awaitable[_review_pb2.RemoveItemsResponse]:
         """Removes the items of users that withdrew consent or erased their data, and items of deleted
-        conversations, with all reviews.
+        conversations, with all reviews. Appeals of a user who withdrew consent to training remain: the
+        user asked for the decision. An erasure removes them.
         """
 
     @_abc_1.abstractmethod

@@ -24,9 +24,10 @@ _sym_db = _symbol_database.Default()
 
 from thumbwheel.chat.v1 import chat_pb2 as thumbwheel_dot_chat_dot_v1_dot_chat__pb2
 from thumbwheel.generator.v1 import sample_pb2 as thumbwheel_dot_generator_dot_v1_dot_sample__pb2
+from thumbwheel.guardrail.v1 import guardrail_pb2 as thumbwheel_dot_guardrail_dot_v1_dot_guardrail__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#thumbwheel/session/v1/session.proto\x12\x15thumbwheel.session.v1\x1a\x1dthumbwheel/chat/v1/chat.proto\x1a$thumbwheel/generator/v1/sample.proto\"\xcf\x02\n\x10\x42\x65ginTurnRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x19\n\x11parent_message_id\x18\x02 \x01(\t\x12\x32\n\x04user\x18\x03 \x01(\x0b\x32\".thumbwheel.session.v1.UserMessageH\x00\x12\x1f\n\x15regenerate_message_id\x18\x04 \x01(\tH\x00\x12\x33\n\x07history\x18\x05 \x03(\x0b\x32\".thumbwheel.chat.v1.HistoryMessage\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12&\n\x04task\x18\x07 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x14\n\x0creply_tokens\x18\x08 \x01(\r\x12!\n\x19\x63lient_keeps_conversation\x18\t \x01(\x08\x42\x08\n\x06\x61\x63tion\"_\n\x0bUserMessage\x12\x15\n\roriginal_text\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x05\x65\x64its\x18\x03 \x03(\x0b\x32\x1c.thumbwheel.chat.v1.TextEdit\"F\n\x0e\x43ontextMessage\x12&\n\x04role\x18\x01 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xdf\x01\n\x11\x42\x65ginTurnResponse\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\x1c\n\x14\x61ssistant_message_id\x18\x03 \x01(\t\x12\x36\n\x07\x63ontext\x18\x04 \x03(\x0b\x32%.thumbwheel.session.v1.ContextMessage\x12\x16\n\x0e\x63ontext_tokens\x18\x05 \x01(\r\x12\x18\n\x10\x64ropped_messages\x18\x06 \x01(\r\x12\x10\n\x08replayed\x18\x07 \x01(\x08\"\xa3\x03\n\x11\x46inishTurnRequest\x12\x1c\n\x14\x61ssistant_message_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x37\n\rfinish_reason\x18\x03 \x01(\x0e\x32 .thumbwheel.chat.v1.FinishReason\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0b\n\x03\x61rm\x18\x05 \x01(\t\x12\x1e\n\x16\x61ssignment_probability\x18\x06 \x01(\x02\x12\x13\n\x0btemperature\x18\x07 \x01(\x02\x12\r\n\x05top_p\x18\x08 \x01(\x02\x12(\n\x05usage\x18\t \x01(\x0b\x32\x19.thumbwheel.chat.v1.Usage\x12\x16\n\x0epolicy_version\x18\n \x01(\t\x12\x16\n\x0eguard_category\x18\x0b \x01(\t\x12\x34\n\x06sample\x18\x0c \x01(\x0b\x32\x1f.thumbwheel.generator.v1.SampleH\x00\x88\x01\x01\x12&\n\x04task\x18\r \x01(\x0e\x32\x18.thumbwheel.chat.v1.TaskB\t\n\x07_sample\"\x14\n\x12\x46inishTurnResponse\"\'\n\x11GetMessageRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"x\n\x12GetMessageResponse\x12,\n\x07message\x18\x01 \x01(\x0b\x32\x1b.thumbwheel.chat.v1.Message\x12\x1e\n\x11question_enhanced\x18\x02 \x01(\x08H\x00\x88\x01\x01\x42\x14\n\x12_question_enhanced\"X\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x99\x01\n\x17GetConversationResponse\x12\x36\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32 .thumbwheel.chat.v1.Conversation\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.thumbwheel.chat.v1.Message\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x19ListConversationsResponse\x12\x37\n\rconversations\x18\x01 \x03(\x0b\x32 .thumbwheel.chat.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x18\x43learConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1b\n\x19\x43learConversationResponse\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"\x12\n\x10\x45raseUserRequest\"2\n\x11\x45raseUserResponse\x12\x1d\n\x15removed_conversations\x18\x01 \x01(\r2\x9b\x07\n\x0eSessionService\x12\x63\n\tBeginTurn\x12\'.thumbwheel.session.v1.BeginTurnRequest\x1a(.thumbwheel.session.v1.BeginTurnResponse\"\x03\x90\x02\x02\x12\x66\n\nFinishTurn\x12(.thumbwheel.session.v1.FinishTurnRequest\x1a).thumbwheel.session.v1.FinishTurnResponse\"\x03\x90\x02\x02\x12\x66\n\nGetMessage\x12(.thumbwheel.session.v1.GetMessageRequest\x1a).thumbwheel.session.v1.GetMessageResponse\"\x03\x90\x02\x01\x12u\n\x0fGetConversation\x12-.thumbwheel.session.v1.GetConversationRequest\x1a..thumbwheel.session.v1.GetConversationResponse\"\x03\x90\x02\x01\x12{\n\x11ListConversations\x12/.thumbwheel.session.v1.ListConversationsRequest\x1a\x30.thumbwheel.session.v1.ListConversationsResponse\"\x03\x90\x02\x01\x12{\n\x11\x43learConversation\x12/.thumbwheel.session.v1.ClearConversationRequest\x1a\x30.thumbwheel.session.v1.ClearConversationResponse\"\x03\x90\x02\x02\x12~\n\x12\x44\x65leteConversation\x12\x30.thumbwheel.session.v1.DeleteConversationRequest\x1a\x31.thumbwheel.session.v1.DeleteConversationResponse\"\x03\x90\x02\x02\x12\x63\n\tEraseUser\x12\'.thumbwheel.session.v1.EraseUserRequest\x1a(.thumbwheel.session.v1.EraseUserResponse\"\x03\x90\x02\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#thumbwheel/session/v1/session.proto\x12\x15thumbwheel.session.v1\x1a\x1dthumbwheel/chat/v1/chat.proto\x1a$thumbwheel/generator/v1/sample.proto\x1a\'thumbwheel/guardrail/v1/guardrail.proto\"\xcf\x02\n\x10\x42\x65ginTurnRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x19\n\x11parent_message_id\x18\x02 \x01(\t\x12\x32\n\x04user\x18\x03 \x01(\x0b\x32\".thumbwheel.session.v1.UserMessageH\x00\x12\x1f\n\x15regenerate_message_id\x18\x04 \x01(\tH\x00\x12\x33\n\x07history\x18\x05 \x03(\x0b\x32\".thumbwheel.chat.v1.HistoryMessage\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12&\n\x04task\x18\x07 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x14\n\x0creply_tokens\x18\x08 \x01(\r\x12!\n\x19\x63lient_keeps_conversation\x18\t \x01(\x08\x42\x08\n\x06\x61\x63tion\"_\n\x0bUserMessage\x12\x15\n\roriginal_text\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12+\n\x05\x65\x64its\x18\x03 \x03(\x0b\x32\x1c.thumbwheel.chat.v1.TextEdit\"F\n\x0e\x43ontextMessage\x12&\n\x04role\x18\x01 \x01(\x0e\x32\x18.thumbwheel.chat.v1.Role\x12\x0c\n\x04text\x18\x02 \x01(\t\"\xdf\x01\n\x11\x42\x65ginTurnResponse\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x17\n\x0fuser_message_id\x18\x02 \x01(\t\x12\x1c\n\x14\x61ssistant_message_id\x18\x03 \x01(\t\x12\x36\n\x07\x63ontext\x18\x04 \x03(\x0b\x32%.thumbwheel.session.v1.ContextMessage\x12\x16\n\x0e\x63ontext_tokens\x18\x05 \x01(\r\x12\x18\n\x10\x64ropped_messages\x18\x06 \x01(\r\x12\x10\n\x08replayed\x18\x07 \x01(\x08\"\xb8\x03\n\x11\x46inishTurnRequest\x12\x1c\n\x14\x61ssistant_message_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x37\n\rfinish_reason\x18\x03 \x01(\x0e\x32 .thumbwheel.chat.v1.FinishReason\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0b\n\x03\x61rm\x18\x05 \x01(\t\x12\x1e\n\x16\x61ssignment_probability\x18\x06 \x01(\x02\x12\x13\n\x0btemperature\x18\x07 \x01(\x02\x12\r\n\x05top_p\x18\x08 \x01(\x02\x12(\n\x05usage\x18\t \x01(\x0b\x32\x19.thumbwheel.chat.v1.Usage\x12\x16\n\x0epolicy_version\x18\n \x01(\t\x12\x16\n\x0eguard_category\x18\x0b \x01(\t\x12\x34\n\x06sample\x18\x0c \x01(\x0b\x32\x1f.thumbwheel.generator.v1.SampleH\x00\x88\x01\x01\x12&\n\x04task\x18\r \x01(\x0e\x32\x18.thumbwheel.chat.v1.Task\x12\x13\n\x0bguard_score\x18\x0e \x01(\x02\x42\t\n\x07_sample\"\x14\n\x12\x46inishTurnResponse\"\'\n\x11GetMessageRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\t\"\xa9\x01\n\x12GetMessageResponse\x12,\n\x07message\x18\x01 \x01(\x0b\x32\x1b.thumbwheel.chat.v1.Message\x12\x1e\n\x11question_enhanced\x18\x02 \x01(\x08H\x00\x88\x01\x01\x12/\n\x05\x62lock\x18\x03 \x01(\x0b\x32 .thumbwheel.guardrail.v1.VerdictB\x14\n\x12_question_enhanced\"X\n\x16GetConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"\x99\x01\n\x17GetConversationResponse\x12\x36\n\x0c\x63onversation\x18\x01 \x01(\x0b\x32 .thumbwheel.chat.v1.Conversation\x12-\n\x08messages\x18\x02 \x03(\x0b\x32\x1b.thumbwheel.chat.v1.Message\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"A\n\x18ListConversationsRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"m\n\x19ListConversationsResponse\x12\x37\n\rconversations\x18\x01 \x03(\x0b\x32 .thumbwheel.chat.v1.Conversation\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"3\n\x18\x43learConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1b\n\x19\x43learConversationResponse\"4\n\x19\x44\x65leteConversationRequest\x12\x17\n\x0f\x63onversation_id\x18\x01 \x01(\t\"\x1c\n\x1a\x44\x65leteConversationResponse\"\x12\n\x10\x45raseUserRequest\"2\n\x11\x45raseUserResponse\x12\x1d\n\x15removed_conversations\x18\x01 \x01(\r2\x9b\x07\n\x0eSessionService\x12\x63\n\tBeginTurn\x12\'.thumbwheel.session.v1.BeginTurnRequest\x1a(.thumbwheel.session.v1.BeginTurnResponse\"\x03\x90\x02\x02\x12\x66\n\nFinishTurn\x12(.thumbwheel.session.v1.FinishTurnRequest\x1a).thumbwheel.session.v1.FinishTurnResponse\"\x03\x90\x02\x02\x12\x66\n\nGetMessage\x12(.thumbwheel.session.v1.GetMessageRequest\x1a).thumbwheel.session.v1.GetMessageResponse\"\x03\x90\x02\x01\x12u\n\x0fGetConversation\x12-.thumbwheel.session.v1.GetConversationRequest\x1a..thumbwheel.session.v1.GetConversationResponse\"\x03\x90\x02\x01\x12{\n\x11ListConversations\x12/.thumbwheel.session.v1.ListConversationsRequest\x1a\x30.thumbwheel.session.v1.ListConversationsResponse\"\x03\x90\x02\x01\x12{\n\x11\x43learConversation\x12/.thumbwheel.session.v1.ClearConversationRequest\x1a\x30.thumbwheel.session.v1.ClearConversationResponse\"\x03\x90\x02\x02\x12~\n\x12\x44\x65leteConversation\x12\x30.thumbwheel.session.v1.DeleteConversationRequest\x1a\x31.thumbwheel.session.v1.DeleteConversationResponse\"\x03\x90\x02\x02\x12\x63\n\tEraseUser\x12\'.thumbwheel.session.v1.EraseUserRequest\x1a(.thumbwheel.session.v1.EraseUserResponse\"\x03\x90\x02\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -49,42 +50,42 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SESSIONSERVICE'].methods_by_name['DeleteConversation']._serialized_options = b'\220\002\002'
   _globals['_SESSIONSERVICE'].methods_by_name['EraseUser']._loaded_options = None
   _globals['_SESSIONSERVICE'].methods_by_name['EraseUser']._serialized_options = b'\220\002\002'
-  _globals['_BEGINTURNREQUEST']._serialized_start=132
-  _globals['_BEGINTURNREQUEST']._serialized_end=467
-  _globals['_USERMESSAGE']._serialized_start=469
-  _globals['_USERMESSAGE']._serialized_end=564
-  _globals['_CONTEXTMESSAGE']._serialized_start=566
-  _globals['_CONTEXTMESSAGE']._serialized_end=636
-  _globals['_BEGINTURNRESPONSE']._serialized_start=639
-  _globals['_BEGINTURNRESPONSE']._serialized_end=862
-  _globals['_FINISHTURNREQUEST']._serialized_start=865
-  _globals['_FINISHTURNREQUEST']._serialized_end=1284
-  _globals['_FINISHTURNRESPONSE']._serialized_start=1286
-  _globals['_FINISHTURNRESPONSE']._serialized_end=1306
-  _globals['_GETMESSAGEREQUEST']._serialized_start=1308
-  _globals['_GETMESSAGEREQUEST']._serialized_end=1347
-  _globals['_GETMESSAGERESPONSE']._serialized_start=1349
-  _globals['_GETMESSAGERESPONSE']._serialized_end=1469
-  _globals['_GETCONVERSATIONREQUEST']._serialized_start=1471
-  _globals['_GETCONVERSATIONREQUEST']._serialized_end=1559
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=1562
-  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=1715
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=1717
-  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=1782
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=1784
-  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=1893
-  _globals['_CLEARCONVERSATIONREQUEST']._serialized_start=1895
-  _globals['_CLEARCONVERSATIONREQUEST']._serialized_end=1946
-  _globals['_CLEARCONVERSATIONRESPONSE']._serialized_start=1948
-  _globals['_CLEARCONVERSATIONRESPONSE']._serialized_end=1975
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=1977
-  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2029
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2031
-  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2059
-  _globals['_ERASEUSERREQUEST']._serialized_start=2061
-  _globals['_ERASEUSERREQUEST']._serialized_end=2079
-  _globals['_ERASEUSERRESPONSE']._serialized_start=2081
-  _globals['_ERASEUSERRESPONSE']._serialized_end=2131
-  _globals['_SESSIONSERVICE']._serialized_start=2134
-  _globals['_SESSIONSERVICE']._serialized_end=3057
+  _globals['_BEGINTURNREQUEST']._serialized_start=173
+  _globals['_BEGINTURNREQUEST']._serialized_end=508
+  _globals['_USERMESSAGE']._serialized_start=510
+  _globals['_USERMESSAGE']._serialized_end=605
+  _globals['_CONTEXTMESSAGE']._serialized_start=607
+  _globals['_CONTEXTMESSAGE']._serialized_end=677
+  _globals['_BEGINTURNRESPONSE']._serialized_start=680
+  _globals['_BEGINTURNRESPONSE']._serialized_end=903
+  _globals['_FINISHTURNREQUEST']._serialized_start=906
+  _globals['_FINISHTURNREQUEST']._serialized_end=1346
+  _globals['_FINISHTURNRESPONSE']._serialized_start=1348
+  _globals['_FINISHTURNRESPONSE']._serialized_end=1368
+  _globals['_GETMESSAGEREQUEST']._serialized_start=1370
+  _globals['_GETMESSAGEREQUEST']._serialized_end=1409
+  _globals['_GETMESSAGERESPONSE']._serialized_start=1412
+  _globals['_GETMESSAGERESPONSE']._serialized_end=1581
+  _globals['_GETCONVERSATIONREQUEST']._serialized_start=1583
+  _globals['_GETCONVERSATIONREQUEST']._serialized_end=1671
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_start=1674
+  _globals['_GETCONVERSATIONRESPONSE']._serialized_end=1827
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_start=1829
+  _globals['_LISTCONVERSATIONSREQUEST']._serialized_end=1894
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_start=1896
+  _globals['_LISTCONVERSATIONSRESPONSE']._serialized_end=2005
+  _globals['_CLEARCONVERSATIONREQUEST']._serialized_start=2007
+  _globals['_CLEARCONVERSATIONREQUEST']._serialized_end=2058
+  _globals['_CLEARCONVERSATIONRESPONSE']._serialized_start=2060
+  _globals['_CLEARCONVERSATIONRESPONSE']._serialized_end=2087
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_start=2089
+  _globals['_DELETECONVERSATIONREQUEST']._serialized_end=2141
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_start=2143
+  _globals['_DELETECONVERSATIONRESPONSE']._serialized_end=2171
+  _globals['_ERASEUSERREQUEST']._serialized_start=2173
+  _globals['_ERASEUSERREQUEST']._serialized_end=2191
+  _globals['_ERASEUSERRESPONSE']._serialized_start=2193
+  _globals['_ERASEUSERRESPONSE']._serialized_end=2243
+  _globals['_SESSIONSERVICE']._serialized_start=2246
+  _globals['_SESSIONSERVICE']._serialized_end=3169
 # @@protoc_insertion_point(module_scope)

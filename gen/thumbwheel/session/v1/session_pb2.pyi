@@ -9,6 +9,7 @@ from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from thumbwheel.chat.v1 import chat_pb2 as _chat_pb2
 from thumbwheel.generator.v1 import sample_pb2 as _sample_pb2
+from thumbwheel.guardrail.v1 import guardrail_pb2 as _guardrail_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -213,6 +214,7 @@ class FinishTurnRequest(_message.Message):
     GUARD_CATEGORY_FIELD_NUMBER: _builtins.int
     SAMPLE_FIELD_NUMBER: _builtins.int
     TASK_FIELD_NUMBER: _builtins.int
+    GUARD_SCORE_FIELD_NUMBER: _builtins.int
     assistant_message_id: _builtins.str
     """Answer, a UUID."""
     text: _builtins.str
@@ -235,6 +237,8 @@ class FinishTurnRequest(_message.Message):
     """Category of the guardrail if it blocked or redacted; otherwise empty."""
     task: _chat_pb2.Task.ValueType
     """Task whose preset was used; stored for a turn that names no task."""
+    guard_score: _builtins.float
+    """Score of the verdict of guard_category, 0 to 1."""
     @_builtins.property
     def usage(self) -> _chat_pb2.Usage:
         """Token counts."""
@@ -261,10 +265,11 @@ class FinishTurnRequest(_message.Message):
         guard_category: _builtins.str = ...,
         sample: _sample_pb2.Sample | None = ...,
         task: _chat_pb2.Task.ValueType = ...,
+        guard_score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "sample", b"sample", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "arm", b"arm", "assignment_probability", b"assignment_probability", "assistant_message_id", b"assistant_message_id", "finish_reason", b"finish_reason", "guard_category", b"guard_category", "model_version", b"model_version", "policy_version", b"policy_version", "sample", b"sample", "task", b"task", "temperature", b"temperature", "text", b"text", "top_p", b"top_p", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_sample", b"_sample", "arm", b"arm", "assignment_probability", b"assignment_probability", "assistant_message_id", b"assistant_message_id", "finish_reason", b"finish_reason", "guard_category", b"guard_category", "guard_score", b"guard_score", "model_version", b"model_version", "policy_version", b"policy_version", "sample", b"sample", "task", b"task", "temperature", b"temperature", "text", b"text", "top_p", b"top_p", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__sample: _TypeAlias = _typing.Literal["sample"]  # noqa: Y015
     _WhichOneofArgType__sample: _TypeAlias = _typing.Literal["_sample", b"_sample"]  # noqa: Y015
@@ -319,6 +324,7 @@ class GetMessageResponse(_message.Message):
 
     MESSAGE_FIELD_NUMBER: _builtins.int
     QUESTION_ENHANCED_FIELD_NUMBER: _builtins.int
+    BLOCK_FIELD_NUMBER: _builtins.int
     question_enhanced: _builtins.bool
     """For an answer: true if the enhancer has changed the user's message. Absent for other messages,
     and from a release before this field.
@@ -327,15 +333,22 @@ class GetMessageResponse(_message.Message):
     def message(self) -> _chat_pb2.Message:
         """Message."""
 
+    @_builtins.property
+    def block(self) -> _guardrail_pb2.Verdict:
+        """Verdict of the guardrail on an answer that it blocked; absent for other messages, and for blocks
+        from before this field. Not for users, who could search for texts with a low score.
+        """
+
     def __init__(
         self,
         *,
         message: _chat_pb2.Message | None = ...,
         question_enhanced: _builtins.bool | None = ...,
+        block: _guardrail_pb2.Verdict | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced", "message", b"message", "question_enhanced", b"question_enhanced"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced", "block", b"block", "message", b"message", "question_enhanced", b"question_enhanced"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced", "message", b"message", "question_enhanced", b"question_enhanced"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced", "block", b"block", "message", b"message", "question_enhanced", b"question_enhanced"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__question_enhanced: _TypeAlias = _typing.Literal["question_enhanced"]  # noqa: Y015
     _WhichOneofArgType__question_enhanced: _TypeAlias = _typing.Literal["_question_enhanced", b"_question_enhanced"]  # noqa: Y015

@@ -1,7 +1,7 @@
 // An item to judge: the conversation up to the question, and the answers side by side.
 import { AnswerColumn } from "../AnswerColumn";
 import { AnswerText } from "../AnswerText";
-import type { ReviewItem } from "../wire";
+import type { AppealedBlock, ReviewItem } from "../wire";
 import { answerTitle } from "./scales";
 
 /** Longer conversations show the last message, and the earlier ones on demand. */
@@ -23,6 +23,7 @@ export function ItemView({ item }: { item: ReviewItem }) {
         )}
         <Messages messages={last} />
       </section>
+      {item.appeal && <Block appeal={item.appeal} />}
       <div className="columns">
         {item.answers.map(({ answerId, text }) => (
           <AnswerColumn key={answerId} title={answerTitle(answerId)}>
@@ -31,6 +32,17 @@ export function ItemView({ item }: { item: ReviewItem }) {
         ))}
       </div>
     </>
+  );
+}
+
+function Block({ appeal: { isAnswer, category, score, policyVersion, reason } }: { appeal: AppealedBlock }) {
+  return (
+    <section className="own-words" aria-label="Block">
+      <p>
+        The guard {isAnswer ? "ended the answer" : "refused this message"}: {category || "no category"}, score {score.toFixed(2)}, policy {policyVersion || "unknown"}.
+      </p>
+      {reason && <p><span className="quiet">Reason of the user: </span><q>{reason}</q></p>}
+    </section>
   );
 }
 

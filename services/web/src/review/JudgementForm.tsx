@@ -1,6 +1,6 @@
 // Form of a judgement: scores of each answer, a ranking, a better answer and a comment.
 import { useEffect, useId, useRef, useState, type ReactNode } from "react";
-import type { GivenReview, ReviewItem } from "../wire";
+import type { BlockDecision, GivenReview, ReviewItem } from "../wire";
 import { Choices } from "./Choices";
 import { EMPTY_DRAFT, missingOf, orderOf, ranksOf, reviewOf, withPlace, withScore, type Draft, type Drafts } from "./draft";
 import { reviewProblem, type Problem } from "./problems";
@@ -76,16 +76,22 @@ export function JudgementForm({ item, drafts, label, store, stored, leave, child
         void submit();
       }}
     >
-      <div className="scales">
-        {SCALES.map((scale) => (
-          <ScaleField key={scale.scale} scale={scale} item={item} draft={draft} change={change} />
-        ))}
-      </div>
-      {item.answers.length > 1 && <RankingField item={item} draft={draft} change={change} />}
-      <label>
-        <strong>A better answer</strong> <span className="quiet">(optional; trains the model)</span>
-        <textarea rows={4} maxLength={MOST_WRITTEN} value={draft.written} onChange={(event) => change({ ...draft, written: event.target.value })} />
-      </label>
+      {item.appeal ? (
+        <DecisionField draft={draft} change={change} />
+      ) : (
+        <>
+          <div className="scales">
+            {SCALES.map((scale) => (
+              <ScaleField key={scale.scale} scale={scale} item={item} draft={draft} change={change} />
+            ))}
+          </div>
+          {item.answers.length > 1 && <RankingField item={item} draft={draft} change={change} />}
+          <label>
+            <strong>A better answer</strong> <span className="quiet">(optional; trains the model)</span>
+            <textarea rows={4} maxLength={MOST_WRITTEN} value={draft.written} onChange={(event) => change({ ...draft, written: event.target.value })} />
+          </label>
+        </>
+      )}
       <label>
         <strong>Comment</strong> <span className="quiet">(optional; for other reviewers)</span>
         <textarea rows={2} maxLength={MOST_COMMENT} value={draft.comment} onChange={(event) => change({ ...draft, comment: event.target.value })} />
@@ -97,6 +103,26 @@ export function JudgementForm({ item, drafts, label, store, stored, leave, child
         <button type="button" className="link" disabled={busy || draft === EMPTY_DRAFT} onClick={() => change(EMPTY_DRAFT)}>Clear the form</button>
       </div>
     </form>
+  );
+}
+
+const DECISIONS: readonly BlockDecision[] = ["BLOCK_DECISION_RIGHT", "BLOCK_DECISION_WRONG"];
+
+function DecisionField({ draft, change }: Omit<FieldProps, "item">) {
+  const id = useId();
+  return (
+    <section className="judged" aria-labelledby={`${id}-title`}>
+      <h2 id={`${id}-title`}>Decision</h2>
+      <p id={id} className="quiet">Judge the message, not its user. Two reviewers must agree.</p>
+      <Choices
+        title="The block was"
+        label="The block was"
+        describedBy={id}
+        options={[[0, "right"], [1, "wrong"]]}
+        chosen={draft.block && DECISIONS.indexOf(draft.block)}
+        choose={(place) => change({ ...draft, block: DECISIONS[place]! })}
+      />
+    </section>
   );
 }
 

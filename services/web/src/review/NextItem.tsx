@@ -76,13 +76,13 @@ export function NextItem({ api, drafts }: { api: Api; drafts: Drafts }) {
       {next === null && !problem && (
         <div className="welcome">
           <h1 ref={title} tabIndex={-1}>Nothing is left to judge</h1>
-          <p>Items appear here when they are drawn from conversations of users who allow it.</p>
+          <p>Items appear here when they are drawn from conversations of users who allow it, and when users appeal.</p>
           <button disabled={busy} onClick={() => go("")}>Look again</button>
         </div>
       )}
       {next && (
         <>
-          <h1 ref={title} tabIndex={-1}>{next.item.answers.length > 1 ? `Judge ${next.item.answers.length} answers` : "Judge the answer"}</h1>
+          <h1 ref={title} tabIndex={-1}>{next.item.appeal ? "Was this blocked wrongly?" : next.item.answers.length > 1 ? `Judge ${next.item.answers.length} answers` : "Judge the answer"}</h1>
           <ItemView item={next.item} />
           <JudgementForm
             key={next.item.itemId}

@@ -58,7 +58,11 @@ export interface ComparedRow {
 }
 
 /** Return the scores and rankings of several reviews as rows of a table. */
-export function comparedRows({ answers }: ReviewItem, reviews: readonly Review[]): ComparedRow[] {
+export function comparedRows({ answers, appeal }: ReviewItem, reviews: readonly Review[]): ComparedRow[] {
+  if (appeal) {
+    const values = reviews.map(({ blockDecision }) => (blockDecision === "BLOCK_DECISION_WRONG" ? "wrong" : "right"));
+    return [{ name: "The block was", values, difference: "", isLargest: false }];
+  }
   const rows = answers.flatMap(({ answerId }) =>
     SCALES.map(({ scale, title }) => {
       const scores = reviews.map((review) => review.scores.find((each) => each.answerId === answerId)?.[scale] ?? NOT_APPLICABLE);

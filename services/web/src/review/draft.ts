@@ -1,5 +1,5 @@
 // A review that is being written, kept in the session storage of the tab until it is submitted.
-import type { GivenReview, ReviewItem, Scale } from "../wire";
+import type { BlockDecision, GivenReview, ReviewItem, Scale } from "../wire";
 import { answerTitle, NOT_APPLICABLE, SCALES } from "./scales";
 
 export interface Draft {
@@ -9,6 +9,8 @@ export interface Draft {
   places: Readonly<Record<string, number>>;
   written: string;
   comment: string;
+  /** Decision on an appeal. */
+  block?: BlockDecision;
 }
 
 export const EMPTY_DRAFT: Draft = { scores: {}, places: {}, written: "", comment: "" };
@@ -23,6 +25,7 @@ export function withPlace(draft: Draft, answerId: string, place: number): Draft 
 
 /** Return what a draft lacks before it can be submitted, in a sentence; an empty text if it is complete. */
 export function missingOf(draft: Draft, item: ReviewItem): string {
+  if (item.appeal) return draft.block ? "" : "A decision is missing: was the block right or wrong?";
   const ids = item.answers.map(({ answerId }) => answerId);
   const isScored = ids.some((id) => Object.keys(draft.scores[id] ?? {}).length > 0);
   if (isScored) {
@@ -54,7 +57,7 @@ export function reviewOf(draft: Draft, item: ReviewItem): GivenReview {
     const of = (scale: Scale) => given[scale] ?? NOT_APPLICABLE;
     return { answerId, correctness: of("correctness"), helpfulness: of("helpfulness"), clarity: of("clarity"), safety: of("safety") };
   });
-  return { scores, ranks: ranksOf(draft.places, item), writtenAnswer: draft.written.trim(), comment: draft.comment.trim() };
+  return { scores, ranks: ranksOf(draft.places, item), writtenAnswer: draft.written.trim(), comment: draft.comment.trim(), blockDecision: draft.block ?? "BLOCK_DECISION_UNSPECIFIED" };
 }
 
 /** Return a ranking in words, the best answer first: "A, then B and C". */

@@ -67,8 +67,19 @@ test("a review of a ranking alone has scores that do not apply", () => {
     ranks: [{ answerId: "a", rank: 2 }, { answerId: "b", rank: 1 }],
     writtenAnswer: "",
     comment: "close",
+    blockDecision: "BLOCK_DECISION_UNSPECIFIED",
   });
 });
+
+it("an appeal needs a decision and nothing else", () => {
+  const appeal = { isAnswer: false, category: "violence", score: 0.9, policyVersion: "p", reason: "" };
+  const appealed = { ...item("a"), appeal };
+  expect(missingOf(EMPTY_DRAFT, appealed)).toContain("decision is missing");
+  const decided: Draft = { ...EMPTY_DRAFT, block: "BLOCK_DECISION_WRONG" };
+  expect(missingOf(decided, appealed)).toBe("");
+  expect(reviewOf(decided, appealed)).toMatchObject({ scores: [scores("a", 0)], blockDecision: "BLOCK_DECISION_WRONG" });
+});
+
 
 test("ranks have no gaps, and equal places are ties", () => {
   const three = item("a", "b", "c");

@@ -18,5 +18,5 @@ export function scores(answerId: string, score: number, more: Partial<AnswerScor
 }
 
 export function review(more: Partial<Review>): Review {
-  return { scores: [], ranks: [], writtenAnswer: "", comment: "", own: false, ...more };
+  return { scores: [], ranks: [], writtenAnswer: "", comment: "", blockDecision: "BLOCK_DECISION_UNSPECIFIED", own: false, ...more };
 }
