@@ -9,7 +9,9 @@ from tests.training.refused_commands import refused_command
 from training.service_channel import RemoteError
 
 
-@pytest.mark.parametrize("command", [("draw",), ("export", "--out", "reviews.jsonl")])
+@pytest.mark.parametrize(
+    "command", [("draw",), ("export", "--out", "reviews.jsonl"), ("appeals", "--out", "appeals")]
+)
 def test_a_missing_state_folder_is_refused(
     command: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
