@@ -276,6 +276,28 @@ async def test_u0000_in_an_answer_is_replaced(home: Home) -> None:
     assert stored.messages[-1].text == "h\ufffdi"
 
 
+async def test_verdict_of_a_blocked_answer_is_stored_for_appeals(home: Home) -> None:
+    verdict = {"guard_category": "violence", "guard_score": 0.75, "policy_version": "p1"}
+    blocks = []
+    async with session_service(home) as stub:
+        for finish_reason in (
+            chat_pb2.FINISH_REASON_INPUT_BLOCKED,
+            chat_pb2.FINISH_REASON_OUTPUT_BLOCKED,
+            chat_pb2.FINISH_REASON_STOP,
+        ):
+            turn = await stub.BeginTurn(begin(), timeout=5, metadata=ADA)
+            last = finish(turn.assistant_message_id, "no", finish_reason=finish_reason, **verdict)
+            await stub.FinishTurn(last, timeout=5, metadata=ADA)
+            request = session_pb2.GetMessageRequest(message_id=turn.assistant_message_id)
+            found = await stub.GetMessage(request, timeout=5, metadata=ADA)
+            blocks.append(
+                (found.block.category, found.block.score, found.block.policy_version)
+                if found.HasField("block")
+                else None
+            )
+    assert blocks == [("violence", 0.75, "p1")] * 2 + [None]
+
+
 async def test_answer_finishes_only_once(home: Home) -> None:
     async with session_service(home) as stub:
         turn = await talk(stub, "hello", "hi")
