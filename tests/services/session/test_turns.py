@@ -285,7 +285,7 @@ async def test_verdict_of_a_blocked_answer_is_stored_for_appeals(home: Home) -> 
             chat_pb2.FINISH_REASON_OUTPUT_BLOCKED,
             chat_pb2.FINISH_REASON_STOP,
         ):
-            turn = await stub.BeginTurn(begin(), timeout=5, metadata=ADA)
+            turn = await stub.BeginTurn(begin("hello"), timeout=5, metadata=ADA)
             last = finish(turn.assistant_message_id, "no", finish_reason=finish_reason, **verdict)
             await stub.FinishTurn(last, timeout=5, metadata=ADA)
             request = session_pb2.GetMessageRequest(message_id=turn.assistant_message_id)
