@@ -4,7 +4,7 @@ Times are microseconds since 1970 in UTC. Times are never used for ordering; mes
 `position`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.contracts.chat import FinishReason, Role, Task, TextEdit
 
@@ -45,6 +45,12 @@ class Message:
     def is_blocked(self) -> bool:
         """True for an answer to a refused question, and for an answer that the guard ended."""
         return self.finish_reason in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED)
+
+    def with_verdict(self, category: str, score: float, policy_version: str) -> "Message":
+        """Return the answer with the verdict that blocked it."""
+        return replace(
+            self, guard_category=category, guard_score=score, policy_version=policy_version
+        )
 
 
 @dataclass(frozen=True)

@@ -296,11 +296,8 @@ class TurnFinisher:
             # A task that only later releases know must not lose the answer.
             finished = replace(finished, task=TASKS.get(answer.task, Task.UNSPECIFIED))
         if finished.is_blocked:
-            finished = replace(
-                finished,
-                guard_category=answer.guard_category,
-                guard_score=answer.guard_score,
-                policy_version=answer.policy_version,
+            finished = finished.with_verdict(
+                answer.guard_category, answer.guard_score, answer.policy_version
             )
         rows.replace_answer(finished, now)
         if is_published(finished):
@@ -360,8 +357,8 @@ def check_answer(answer: session_pb2.FinishTurnRequest) -> None:
         if len(getattr(answer, name)) > MAX_NAME_CHARACTERS:
             raise field_error(name, f"at most {MAX_NAME_CHARACTERS} characters")
         _check_storable(name, getattr(answer, name))
-    ranges = {"assignment_probability": 1, "temperature": 2, "top_p": 1, "guard_score": 1}
-    for name, most in ranges.items():
+    for name in ("assignment_probability", "guard_score", "temperature", "top_p"):
+        most = 2 if name == "temperature" else 1
         if not 0 <= getattr(answer, name) <= most:
             raise field_error(name, f"0 to {most}")
     if sample := sample_from(answer):

@@ -21,7 +21,7 @@ ACCOUNTS, TENANT_CAP, JUDGED, TENANT_TEXTS = 200, 40, 12, 5
 
 
 class Consents:
-    """Everybody allows training."""
+    """Consent of every user to training."""
 
     def data_keys(self, principals: Sequence[str]) -> Mapping[str, DataKey]:
         return dict.fromkeys(principals, DataKey(consent=True))

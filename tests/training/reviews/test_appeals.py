@@ -11,7 +11,7 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.review.v1 import review_pb2
 
 from tests.training.feedback_log import principal_of, uid
-from tests.training.reviews.test_export import Consents
+from tests.training.reviews.consents import Consents
 from training.errors import ConfigError
 from training.reviews.appeals import ExportLimits, export_appeals
 from training.reviews.export import ExportResult

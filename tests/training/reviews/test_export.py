@@ -11,19 +11,9 @@ from thumbwheel.chat.v1 import chat_pb2
 from thumbwheel.review.v1 import review_pb2
 
 from tests.training.feedback_log import principal_of, uid
+from tests.training.reviews.consents import Consents
 from training.data.feedback.rows import DataKey
 from training.reviews.export import SCALES, ExportResult, export
-
-
-class Consents:
-    """Consents of all people except some."""
-
-    def __init__(self, *forbidden: str) -> None:
-        self._forbidden = {principal_of(user) for user in forbidden}
-
-    def data_keys(self, principals: Sequence[str]) -> Mapping[str, DataKey]:
-        assert "" not in principals
-        return {name: DataKey(name not in self._forbidden) for name in principals}
 
 
 def review(*scores: int, ranks: Sequence[int] = (), written: str = "") -> review_pb2.Review:
