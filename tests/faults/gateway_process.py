@@ -16,7 +16,7 @@ import aiohttp
 import grpc
 from thumbwheel.chat.v1 import chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2_grpc, review_pb2_grpc
+from thumbwheel.review.v1 import appeal_pb2_grpc, arena_pb2_grpc, review_pb2_grpc
 
 from infra.run.supervision.ports import HOST, distinct_free_ports
 from services.chassis.channel import open_channel
@@ -97,6 +97,7 @@ async def gateway_process(
                 chat=chat_pb2_grpc.ChatServiceStub(channel),
                 feedback=feedback_pb2_grpc.FeedbackServiceStub(channel),
                 arena=arena_pb2_grpc.ArenaServiceStub(channel),
+                appeals=appeal_pb2_grpc.AppealServiceStub(channel),
                 reviews=review_pb2_grpc.ReviewServiceStub(channel),
                 channel=channel,
                 http=http,

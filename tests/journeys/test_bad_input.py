@@ -8,7 +8,7 @@ import pytest
 from google.rpc import error_details_pb2, status_pb2
 from thumbwheel.chat.v1 import chat_pb2_grpc
 from thumbwheel.feedback.v1 import feedback_pb2_grpc
-from thumbwheel.review.v1 import arena_pb2_grpc, review_pb2_grpc
+from thumbwheel.review.v1 import appeal_pb2_grpc, arena_pb2_grpc, review_pb2_grpc
 
 from tests.journeys.client import Client
 from tests.journeys.stack import Stack
@@ -23,6 +23,7 @@ from tests.services.gateway.bad_input import (
 )
 
 STUBS = {
+    "appeals": appeal_pb2_grpc.AppealServiceStub,
     "arena": arena_pb2_grpc.ArenaServiceStub,
     "chat": chat_pb2_grpc.ChatServiceStub,
     "feedback": feedback_pb2_grpc.FeedbackServiceStub,

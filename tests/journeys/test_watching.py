@@ -40,6 +40,7 @@ EXCUSED = {
     "thumbwheel_feedback_lost_offsets": KAFKA,
     "thumbwheel_session_work_run_again_total": POSTGRES,
     "thumbwheel_session_work_failed_total": POSTGRES,
+    "thumbwheel_guardrail_operator_calls_total": "no guard model of the operator is set",
     "thumbwheel_feedback_absent_spool": "each write-ahead log has its replica",
     "thumbwheel_feedback_sink_failures_total": "the store never failed",
     "thumbwheel_feedback_compaction_failures_total": "no compaction failed",
