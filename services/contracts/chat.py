@@ -33,6 +33,11 @@ class FinishReason(StrEnum):
     OUTPUT_BLOCKED = "output_blocked"
     FAILED = "failed"
 
+    @property
+    def is_blocked(self) -> bool:
+        """True for an answer to a refused question, and for an answer that the guard ended."""
+        return self in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED)
+
 
 class Arm(StrEnum):
     """Group of the experiment; PINNED for a version chosen by the caller, BATTLE in the arena.

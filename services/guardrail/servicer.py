@@ -64,6 +64,8 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
 
     def __init__(self, guard: Guard, operator: OperatorStage | None = None) -> None:
         self._guard, self._operator = guard, operator
+        # Common version of policy and weights, and of the operator's guard model.
+        self._version = f"{guard.version}-{operator.version}" if operator else guard.version
         self._threads = BoundedThreads(THREADS, "guardrail")
         self._written = OwnedThreads(WRITTEN_THREADS, "guardrail-written", MAX_WRITTEN_WAITING)
 
@@ -241,14 +243,11 @@ class GuardrailServicer(guardrail_pb2_grpc.GuardrailServiceServicer):
         return await self._threads.run(work)
 
     def _message(self, verdict: Verdict) -> guardrail_pb2.Verdict:
-        version = self._guard.version
-        if self._operator:
-            version = f"{version}-{self._operator.version}"
         return guardrail_pb2.Verdict(
             action=ACTION_NUMBERS[verdict.action],
             category=verdict.category,
             score=verdict.score,
-            policy_version=version,
+            policy_version=self._version,
         )
 
 

@@ -35,6 +35,8 @@ SET_ASIDE_NUMBERS = {
 DRAW_RULES: Mapping[review_pb2.DrawRule.ValueType, DrawRule] = {
     review_pb2.DrawRule.Value(f"DRAW_RULE_{rule.name}"): rule for rule in DrawRule
 }
+# Rules of AddItems. Appeals come from users only, within their limits.
+ADDED_RULES = [rule for rule in DrawRule if rule is not DrawRule.APPEAL]
 DRAW_RULE_NUMBERS = {rule: number for number, rule in DRAW_RULES.items()}
 BLOCK_DECISIONS: Mapping[review_pb2.BlockDecision.ValueType, BlockDecision] = {
     review_pb2.BlockDecision.Value(f"BLOCK_DECISION_{decision.name}"): decision
@@ -113,10 +115,8 @@ def item_from(message: review_pb2.DrawnItem, field: str) -> Item:
             differ.
     """
     shown = message.item
-    # Appeals come from users only, within their limits.
-    drawn = [rule for rule in DRAW_RULES.values() if rule is not DrawRule.APPEAL]
-    if DRAW_RULES.get(message.rule) not in drawn:
-        raise field_error(f"{field}.rule", f"one of {', '.join(drawn)}")
+    if DRAW_RULES.get(message.rule) not in ADDED_RULES:
+        raise field_error(f"{field}.rule", f"one of {', '.join(ADDED_RULES)}")
     for number, one in enumerate(shown.context):
         if one.role not in ROLES:
             raise field_error(

@@ -41,11 +41,6 @@ class Message:
     guard_score: float = 0.0
     policy_version: str = ""
 
-    @property
-    def is_blocked(self) -> bool:
-        """True for an answer to a refused question, and for an answer that the guard ended."""
-        return self.finish_reason in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED)
-
     def with_verdict(self, category: str, score: float, policy_version: str) -> "Message":
         """Return the answer with the verdict that blocked it."""
         return replace(

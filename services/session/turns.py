@@ -295,7 +295,7 @@ class TurnFinisher:
         if message.task is Task.UNSPECIFIED:
             # A task that only later releases know must not lose the answer.
             finished = replace(finished, task=TASKS.get(answer.task, Task.UNSPECIFIED))
-        if finished.is_blocked:
+        if finished.finish_reason.is_blocked:
             finished = finished.with_verdict(
                 answer.guard_category, answer.guard_score, answer.policy_version
             )

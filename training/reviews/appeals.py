@@ -40,8 +40,8 @@ USER_LIMIT, TENANT_LIMIT = "limit_of_user", "limit_of_tenant"
 class ExportLimits:
     """Most texts of a tenant and of a user in an export, at least 1."""
 
-    tenant_texts: int = 50
-    user_texts: int = 5
+    tenant_texts: int
+    user_texts: int
 
     def __post_init__(self) -> None:
         """Check the ranges.

@@ -43,29 +43,21 @@ class TooManyAppealsError(ResourceExhaustedError):
 
 
 @dataclass(frozen=True)
-class AppealUsage:
-    """Number of appeals of a user and of the tenant in 24 hours."""
-
-    user: int
-    tenant: int
-
-
-@dataclass(frozen=True)
 class AppealLimits:
     """Most appeals of a user and of a tenant in 24 hours."""
 
     user: int
     tenant: int
 
-    def check(self, usage: AppealUsage) -> None:
-        """Check the usage before a new appeal.
+    def check(self, of_user: int, of_tenant: int) -> None:
+        """Check the numbers of appeals in 24 hours before a new appeal.
 
         Raises:
             TooManyAppealsError: a limit is reached; the error names the limit.
         """
         for used, most, holder in (
-            (usage.user, self.user, "a user"),
-            (usage.tenant, self.tenant, "the tenant"),
+            (of_user, self.user, "a user"),
+            (of_tenant, self.tenant, "the tenant"),
         ):
             if used >= most:
                 limit = f"{most:,} appeals of {holder} in 24 hours"
@@ -148,7 +140,7 @@ class Appeals:
         found = await self._answers.get(message_id)
         answer, verdict = found.message, found.block
         finish = FINISH_REASONS.get(answer.finish_reason, FinishReason.OPEN)
-        if finish not in (FinishReason.INPUT_BLOCKED, FinishReason.OUTPUT_BLOCKED):
+        if not finish.is_blocked:
             raise FailedPreconditionError(
                 "the guard did not block this message",
                 reason="NOT_BLOCKED",

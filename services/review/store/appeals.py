@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from sqlalchemy import BigInteger, bindparam, func, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from services.review.reviewing.appeals import AppealLimits, AppealUsage
+from services.review.reviewing.appeals import AppealLimits
 from services.review.reviewing.item import DrawRule, Item
 from services.review.reviewing.items import DAY_US, ReviewedItem
 from services.review.store.database import transaction
@@ -45,7 +45,7 @@ class SqlAppealStore:
                 await connection.execute(LOCK_TENANT, {"tenant": item.tenant})
             of_user = (await connection.execute(own)).scalar_one()
             of_tenant = (await connection.execute(recent)).scalar_one()
-            limits.check(AppealUsage(of_user, of_tenant))
+            limits.check(of_user, of_tenant)
             await insert_items(connection, [item], create_us)
 
     async def appeals_of(self, principal: str, most: int) -> Sequence[ReviewedItem]:

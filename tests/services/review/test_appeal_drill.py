@@ -1,7 +1,6 @@
 """Drill: 200 accounts of a tenant appeal by arrangement, against one text and against many."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,10 @@ from tests.services.review.service import (
     Review,
     review_service,
 )
-from training.data.feedback.rows import DataKey
+from tests.training.reviews.consents import Consents
 from training.reviews.appeals import ExportLimits, export_appeals
 
 ACCOUNTS, TENANT_CAP, JUDGED, TENANT_TEXTS = 200, 40, 12, 5
-
-
-class Consents:
-    """Consent of every user to training."""
-
-    def data_keys(self, principals: Sequence[str]) -> Mapping[str, DataKey]:
-        return dict.fromkeys(principals, DataKey(consent=True))
 
 
 async def appeal(review: Review, caller: Any, text: str) -> bool:
@@ -67,7 +59,7 @@ async def test_200_accounts_cannot_move_the_guard(sqlite_home: Home, tmp_path: P
                 Consents(),
                 tmp_path,
                 "en",
-                ExportLimits(tenant_texts=TENANT_TEXTS),
+                ExportLimits(tenant_texts=TENANT_TEXTS, user_texts=5),
             )
             written = [
                 line.partition("\t")[2]

@@ -64,7 +64,12 @@ def exported(
     """Return the lines of the files by name, and the counts."""
     names = [principal_of(user) for user in quarantined]
     result = export_appeals(
-        items, names, Consents(*forbidden), folder, "en", limits or ExportLimits()
+        items,
+        names,
+        Consents(*forbidden),
+        folder,
+        "en",
+        limits or ExportLimits(tenant_texts=50, user_texts=5),
     )
     return {path.name: path.read_text().splitlines() for path in folder.iterdir()}, result
 
@@ -141,5 +146,5 @@ def test_users_take_turns_within_the_bound_of_their_tenant(tmp_path: Path) -> No
     assert written == {"ann 0", "ann 1", "bob", "zoe"}
     assert +result.left_out == {"limit_of_user": 1, "limit_of_tenant": 1}
     with pytest.raises(ConfigError) as refused:
-        ExportLimits(user_texts=0)
+        ExportLimits(tenant_texts=50, user_texts=0)
     assert (refused.value.field, refused.value.limit) == ("user_texts", "at least 1")
